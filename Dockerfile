@@ -1,0 +1,35 @@
+# The serving image: Python, ONNX Runtime, FAISS and the service; no torch, no model, no key.
+# Build: docker build -t facemargin .          Run: docker compose up (see docs/service.md)
+
+FROM python:3.13-slim AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/facemargin
+WORKDIR /source
+COPY pyproject.toml README.md LICENSE ./
+COPY facemargin facemargin
+COPY service service
+COPY training training
+RUN /opt/facemargin/bin/pip install ".[serve]"
+# A dependency that brings torch would make the image four times as large: fail here and not in production.
+RUN /opt/facemargin/bin/python -c "import importlib.util as u, service.app; assert u.find_spec('torch') is None"
+
+FROM python:3.13-slim
+LABEL org.opencontainers.image.title="facemargin" \
+      org.opencontainers.image.description="Face embedding, verification, enrolment and search over REST" \
+      org.opencontainers.image.licenses="Apache-2.0"
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin facemargin \
+    && install --directory --owner=facemargin --group=facemargin --mode=0700 /data
+COPY --from=build /opt/facemargin /opt/facemargin
+ENV PATH=/opt/facemargin/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    FACEMARGIN_BUNDLE=/bundle \
+    FACEMARGIN_STORE=/data
+USER facemargin
+VOLUME /data
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health/ready', timeout=4)"]
+ENTRYPOINT ["facemargin"]
+CMD ["serve", "--host", "0.0.0.0", "--port", "8000"]

@@ -1,0 +1,75 @@
+"""What a partition is: a way to pay for the sum over C classes. It owns no margin and no normalisation.
+
+A partition is handed a head, which gives it everything it needs: ``head.features`` (embeddings as the head sees them),
+``head.scores`` (against a block of class rows, without margin), ``head.target_scores`` (against one row a sample, with
+it), ``head.new_rows`` and ``head.new_biases`` to allocate parameters, ``head.temperature``, ``head.class_weights`` and
+``head.label_smoothing``. So a partition works with every head, and a head with every partition.
+"""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from facemargin.heads.base import Features, Head
+
+
+class SampleLosses(NamedTuple):
+    """What a partition returns for M samples.
+
+    Attributes:
+        nll: (M,) −log p_y on margined scores divided by the temperature, or the partition's own stand-in for it.
+        over_classes: (M,) Σ_j v_j·(−log p_j), v the class weights (or 1); only needed with label smoothing, else None.
+        log_normaliser: (M,) log Z on margined scores, where the partition knows it, else None.
+    """
+
+    nll: Tensor
+    over_classes: Tensor | None = None
+    log_normaliser: Tensor | None = None
+
+
+class Partition(nn.Module, ABC):
+    """One way to compute the sum over classes. A module, so that it may hold parameters and saved state of its own.
+
+    An instance belongs to one head. It holds no reference to it: the head passes itself.
+    """
+
+    name: ClassVar[str]
+
+    def bind(self, head: "Head") -> None:
+        """Allocate the class parameters for a head; called once, by the head's constructor.
+
+        Flat partitions put ``weight`` (C, D) and ``bias`` (C,) or None on the head. Factorised ones override this, keep
+        parameters of another shape on themselves, and refuse options they cannot honour.
+
+        Raises:
+            ValueError: the instance already belongs to a head, or it cannot work with this one.
+        """
+        if getattr(self, "_bound", False):
+            raise ValueError(f"this {self.name!r} partition already belongs to a head: make a new instance for each")
+        self._bound = True
+        head.weight = head.new_rows(head.num_classes)
+        head.register_parameter("bias", head.new_biases(head.num_classes))
+
+    @abstractmethod
+    def losses(self, head: "Head", features: "Features", labels: Tensor) -> SampleLosses:
+        """Per-sample losses on margined scores divided by the head's temperature.
+
+        Args:
+            head: the head this partition belongs to.
+            features: M samples.
+            labels: (M,) int64 in [0, C); ignored samples hold 0 and are masked by the head.
+        """
+
+    @abstractmethod
+    def logits(self, head: "Head", features: "Features") -> Tensor:
+        """(M, C) scores without margin and temperature; for a factorised partition log P(class)."""
+
+    def decayed_parameters(self, head: "Head") -> list[nn.Parameter]:
+        """Parameters on which weight decay is real: class rows that the head does not normalise."""
+        return [] if head.unit_weights else [head.weight]
+
+    def options(self) -> dict[str, Any]:
+        """The name and resolved options as JSON values; ``make_partition(options)`` builds the same partition."""
+        return {"name": self.name}

@@ -1,0 +1,1 @@
+"""The REST service: embed, verify, enrol and search faces."""

@@ -1,0 +1,113 @@
+"""Request bodies: JSON or a multipart form, both read into the same model.
+
+FastAPI's own body parsing is not used: a route here takes either form, an upload must not be written to a temporary
+file (it is somebody's face), and a body must be read after the key was checked, not before.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar, get_origin
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, WithJsonSchema
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from service.errors import BadBodyError, InvalidBase64Error, UnsupportedMediaTypeError
+
+_DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,")
+_MAX_PARTS = 1000
+
+
+class Body(BaseModel):
+    """Base of request bodies: unknown fields are refused, numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+BodyT = TypeVar("BodyT", bound=Body)
+
+
+def _image_bytes(value: Any, info: ValidationInfo) -> Any:
+    """Bytes of an upload as they are; text as base64, with or without the head of a data URL."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return base64.b64decode(_DATA_URL.sub("", value, count=1), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidBase64Error(
+            f"field '{info.field_name}' is not base64 ({error}); URLs and file paths are not taken",
+            field=info.field_name,
+        ) from error
+
+
+ImageBytes = Annotated[
+    bytes,
+    BeforeValidator(_image_bytes),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64", "contentMediaType": "image/*"}),
+]
+"""An image file: base64 text in JSON, a file part in a form."""
+
+
+def body_of(model: type[BodyT]) -> Callable[[Request], Awaitable[BodyT]]:
+    """A dependency that reads the body into the model."""
+
+    async def read(request: Request) -> BodyT:
+        try:
+            return await _read(request, model)
+        except ValidationError as error:
+            raise RequestValidationError(error.errors(include_input=False, include_url=False)) from error
+
+    return read
+
+
+async def _read(request: Request, model: type[BodyT]) -> BodyT:
+    media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if media_type == "multipart/form-data":
+        return model.model_validate(await _form(request, model))
+    if media_type not in ("application/json", ""):
+        raise UnsupportedMediaTypeError(
+            f"the body is {media_type}; send application/json or multipart/form-data", media_type=media_type
+        )
+    body = await request.body()
+    if not body:
+        raise BadBodyError("the request has no body; send JSON or a multipart form")
+    if not media_type:
+        raise UnsupportedMediaTypeError("the body has no Content-Type; send application/json or multipart/form-data")
+    return model.model_validate_json(body)
+
+
+class _FormInMemory(MultiPartParser):
+    """A form parser that never spools to disk; the size of the whole body is limited before."""
+
+    spool_max_size = 2**62
+
+
+async def _form(request: Request, model: type[Body]) -> dict[str, Any]:
+    """The parts of a form by name; a list where the model wants one."""
+    parser = _FormInMemory(request.headers, request.stream(), max_files=_MAX_PARTS, max_fields=_MAX_PARTS)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise BadBodyError(f"the multipart form cannot be read: {error.message}") from error
+    try:
+        return await _values(form, model)
+    finally:
+        await form.close()
+
+
+async def _values(form: FormData, model: type[Body]) -> dict[str, Any]:
+    lists = {name for name, field in model.model_fields.items() if get_origin(field.annotation) in (list, tuple)}
+    values: dict[str, Any] = {}
+    for name, part in form.multi_items():
+        value = await part.read() if isinstance(part, UploadFile) else part
+        if name in lists:
+            values.setdefault(name, []).append(value)
+        elif name in values:
+            raise BadBodyError(f"the part '{name}' comes more than once", field=name)
+        else:
+            values[name] = value
+    return values

@@ -1,0 +1,121 @@
+"""What the service refuses, beyond the library's own errors.
+
+::
+
+    FacemarginError
+    └── ServiceError                    carries the extra members of its problem reply
+        ├── BadBodyError                a body that is empty, or neither JSON nor a form
+        ├── UnsupportedMediaTypeError
+        ├── BodyTooLargeError
+        ├── InvalidBase64Error
+        ├── InvalidEmbeddingError       wrong length, not finite, or without direction
+        ├── TooManyImagesError
+        ├── TooManyFacesError
+        ├── CropShapeError              an "aligned" image that does not have the shape of a crop
+        ├── RejectedImageError          says which image of the request an image or face error is about
+        ├── QualityTooLowError
+        ├── DetectorMissingError
+        ├── CalibrationMissingError
+        ├── NotFoundError
+        ├── NoTemplateError             a person without a face to compare with
+        ├── UnauthenticatedError
+        ├── ForbiddenError
+        ├── IdempotencyMismatchError    an Idempotency-Key used again for another request
+        ├── IdempotencyGoneError        a stored reply about something that was deleted since
+        └── StoreError                  a store that cannot be opened, or does not answer
+
+The library's `ModelMismatchError` is raised where vectors of two models meet.
+"""
+
+from typing import Any
+
+from facemargin.errors import FacemarginError
+
+
+class ServiceError(FacemarginError):
+    """Base of what the service refuses.
+
+    Args:
+        detail: one sentence for a person.
+        members: extra members of the problem reply, as JSON values.
+    """
+
+    def __init__(self, detail: str, **members: Any) -> None:
+        super().__init__(detail)
+        self.members = members
+
+
+class BadBodyError(ServiceError):
+    """A request body that is empty, or neither JSON nor a form."""
+
+
+class UnsupportedMediaTypeError(ServiceError):
+    """A request body of a type that no route takes."""
+
+
+class BodyTooLargeError(ServiceError):
+    """More bytes in the request body than the limit."""
+
+
+class InvalidBase64Error(ServiceError):
+    """An image in a JSON body that is not base64."""
+
+
+class InvalidEmbeddingError(ServiceError):
+    """An embedding of wrong length, with values that are not finite, or without a direction."""
+
+
+class TooManyImagesError(ServiceError):
+    """More images in one request than the limit."""
+
+
+class TooManyFacesError(ServiceError):
+    """More faces in one image than the limit."""
+
+
+class CropShapeError(ServiceError):
+    """An image declared as aligned that does not have the shape of an aligned crop."""
+
+
+class RejectedImageError(ServiceError):
+    """Says which image of the request its cause (``__cause__``) is about."""
+
+
+class QualityTooLowError(ServiceError):
+    """A face below the quality that the request demands."""
+
+
+class DetectorMissingError(ServiceError):
+    """A photograph sent to a service that runs without a face detector."""
+
+
+class CalibrationMissingError(ServiceError):
+    """A decision asked of a model whose error rates nobody measured."""
+
+
+class NotFoundError(ServiceError):
+    """No such collection, person or face."""
+
+
+class NoTemplateError(ServiceError):
+    """A person without any enrolled face to compare with."""
+
+
+class UnauthenticatedError(ServiceError):
+    """No key, or one that is not valid (any more)."""
+
+
+class ForbiddenError(ServiceError):
+    """A valid key without the scope that the route demands."""
+
+
+class IdempotencyMismatchError(ServiceError):
+    """An Idempotency-Key that came before with another request."""
+
+
+class IdempotencyGoneError(ServiceError):
+    """The reply to be repeated was about a person or a face that was deleted since."""
+
+
+class StoreError(ServiceError):
+    """A store that cannot be opened, is used by another service, or does not answer."""

@@ -1,0 +1,123 @@
+"""Collections: galleries of people, each bound to one model."""
+
+from fastapi import APIRouter, Response
+from pydantic import Field
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from facemargin.errors import ModelMismatchError
+from service.context import Service
+from service.deps import Admin, CollectionName, Reader, RepeatableDep, ServiceDep
+from service.gallery import Change
+from service.openapi import EXAMPLE_MODEL, KEYED, REPEATABLE, documented
+from service.replies import written
+from service.schemas import MODEL_ID, CollectionReply, Part
+from service.store import CollectionRow
+from service.store.people import (
+    add_collection,
+    collection,
+    collections,
+    count_faces,
+    count_people,
+    delete_collection,
+    find_collection,
+)
+from service.store.replies import forget_collection
+from service.writes import Reply
+
+router = APIRouter(prefix="/v1/collections", tags=["collections"])
+
+
+class CollectionsReply(Part):
+    """All collections by name."""
+
+    model: str = Field(description=MODEL_ID + " Here: the loaded one; each collection names its own.")
+    collections: list[CollectionReply]
+
+
+_EXAMPLE = {
+    "name": "staff",
+    "model": EXAMPLE_MODEL,
+    "embedding_dim": 512,
+    "people": 20,
+    "faces": 41,
+    "created_at": "2026-01-31T09:30:00Z",
+}
+
+
+@router.get(
+    "",
+    summary="List the collections",
+    **documented(*KEYED, example={"model": EXAMPLE_MODEL, "collections": [_EXAMPLE]}),
+)
+async def list_collections(caller: Reader, service: ServiceDep) -> CollectionsReply:
+    """All collections, also those bound to a model that is not loaded."""
+    return await run_in_threadpool(_listed, service)
+
+
+def _listed(service: Service) -> CollectionsReply:
+    with service.store.read() as session:
+        found = [_reply(session, row) for row in collections(session)]
+    return CollectionsReply(model=service.bundle.model_id, collections=found)
+
+
+@router.put(
+    "/{name}",
+    summary="Make a collection",
+    response_model=CollectionReply,
+    **documented(
+        *KEYED,
+        *REPEATABLE,
+        "model-mismatch",
+        example=_EXAMPLE,
+        status=201,
+        more_status={200: "It was there already, bound to the loaded model"},
+    ),
+)
+async def put_collection(caller: Admin, service: ServiceDep, name: CollectionName, again: RepeatableDep) -> Response:
+    """Make a collection for the loaded model.
+
+    One that is there already is left as it is; if it is bound to another model, that is an error.
+    """
+    manifest = service.bundle.manifest
+
+    def work(session: Session, changes: list[Change]) -> Reply:
+        row, status = find_collection(session, name), 200
+        if row is None:
+            row, status = add_collection(session, name, model=manifest.model_id, dim=manifest.embedding_dim), 201
+        if row.model != manifest.model_id:
+            raise ModelMismatchError(
+                f"collection '{name}' is bound to model {row.model}; the service has model {manifest.model_id}"
+            )
+        return Reply(status, _reply(session, row).model_dump(mode="json"), collection=name)
+
+    return await written(service, again.once(caller), work)
+
+
+@router.get("/{name}", summary="One collection", **documented(*KEYED, "not-found", example=_EXAMPLE))
+async def get_collection(caller: Reader, service: ServiceDep, name: CollectionName) -> CollectionReply:
+    """A collection and how many people and faces it holds."""
+    return await run_in_threadpool(_one, service, name)
+
+
+def _one(service: Service, name: str) -> CollectionReply:
+    with service.store.read() as session:
+        return _reply(session, collection(session, name))
+
+
+@router.delete("/{name}", summary="Delete a collection", **documented(*KEYED, *REPEATABLE, "not-found", status=204))
+async def remove_collection(caller: Admin, service: ServiceDep, name: CollectionName, again: RepeatableDep) -> Response:
+    """Delete a collection with everybody in it. This cannot be undone."""
+
+    def work(session: Session, changes: list[Change]) -> Reply:
+        row = collection(session, name)
+        changes.append(Change(row.id, row.dim, drop=True))
+        delete_collection(session, row)
+        forget_collection(session, name)
+        return Reply(204, collection=name)
+
+    return await written(service, again.once(caller), work)
+
+
+def _reply(session: Session, row: CollectionRow) -> CollectionReply:
+    return CollectionReply.of(row, people=count_people(session, row), faces=count_faces(session, row))

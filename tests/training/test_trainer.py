@@ -1,0 +1,234 @@
+"""Training learns, resumes to the identical loss trace, stops on a non-finite loss and refuses what cannot work."""
+
+import csv
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from facemargin.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
+from facemargin.heads import HEADS
+from training.checkpoint import checkpoints_in, load_checkpoint
+from training.config import TrainConfig
+from training.trainer import Trainer, build_head, restore_model, train, training_images
+
+MakeConfig = Callable[..., TrainConfig]
+QUIET = Console(quiet=True)
+BATCH = (torch.randn(8, 3, 32, 32), torch.arange(8))
+
+
+def losses(output: Path) -> list[tuple[int, str]]:
+    with (output / "loss.csv").open(encoding="utf-8") as file:
+        return [(int(row["step"]), row["loss"]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_trains_and_its_loss_falls(tiny_config: MakeConfig, head: str) -> None:
+    options = {"l2-softmax": {"alpha": 8.0}, "am-softmax": {"scale": 8.0}, "arcface": {"scale": 8.0}}
+    result = train(tiny_config(head=head, heads=options, epochs=8), console=QUIET)
+    values = [float(loss) for _, loss in losses(result.checkpoint.parents[1])]
+    assert result.finished
+    assert len(values) == result.step == 48
+    assert sum(values[-6:]) < 0.8 * sum(values[:6])
+
+
+@pytest.mark.parametrize("head", ["a-softmax", "normface"])
+def test_a_resumed_run_has_the_identical_loss_trace(
+    tiny_config: MakeConfig, tmp_path: Path, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tiny_config(head=head, epochs=3), console=QUIET)
+    stopped_after = 10
+    broken = tiny_config(head=head, epochs=3, output=tmp_path / "broken")
+    step = Trainer.train_step
+
+    def interrupting(self: Trainer, batch: Any) -> torch.Tensor:
+        loss = step(self, batch)
+        if self.step == stopped_after:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", interrupting)
+        interrupted = train(broken, console=QUIET)
+    assert (interrupted.finished, interrupted.step) == (False, stopped_after)
+    with (tmp_path / "broken" / "loss.csv").open("a", encoding="utf-8") as trace:
+        trace.write("11,0.5\n12,")  # what a kill after the last checkpoint leaves behind
+    resumed = train(broken, resume=True, console=QUIET)
+    assert resumed.finished
+    assert losses(tmp_path / "broken") == losses(whole.checkpoint.parents[1])
+    for key in ("backbone", "head"):
+        expected, found = (load_checkpoint(result.checkpoint).state[key] for result in (whole, resumed))
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_signals_are_given_back(tiny_config: MakeConfig) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    train(tiny_config(epochs=1), console=QUIET)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_training_works_outside_the_main_thread(tiny_config: MakeConfig) -> None:
+    results: list[bool] = []
+    config = tiny_config(epochs=1)
+    thread = threading.Thread(target=lambda: results.append(train(config, console=QUIET).finished))
+    thread.start()
+    thread.join()
+    assert results == [True]
+
+
+def test_a_checkpoint_holds_everything(tiny_config: MakeConfig) -> None:
+    result = train(tiny_config(head="a-softmax", epochs=1), console=QUIET)
+    state = load_checkpoint(result.checkpoint).state
+    assert set(state) == {
+        "config", "data", "sampler", "backbone", "head", "head_options", "optimizer", "schedule", "random", "history",
+        "version",
+    }  # fmt: skip
+    assert int(state["head"]["step"]) == result.step
+    assert state["head_options"]["annealing"]["base"] > 0
+    assert state["sampler"] == {"seed": 0, "step": 6, "epoch": 1, "batch": 0}
+
+
+def test_a_non_finite_loss_stops_with_step_head_and_advice(tiny_config: MakeConfig) -> None:
+    config = tiny_config(
+        head="softmax", optimizer={"learning_rate": 1e30, "clip_norm": None}, schedule={"warmup": 0}, epochs=4
+    )
+    with pytest.raises(NonFiniteLossError, match=r"head 'softmax'.*step \d+.*clip_norm.*learning_rate") as caught:
+        train(config, console=QUIET)
+    assert caught.value.step < 24
+    assert all(float(loss) == float(loss) for _, loss in losses(config.output))
+
+
+def test_a_non_finite_step_changes_nothing(tiny_config: MakeConfig) -> None:
+    config = tiny_config()
+    trainer = Trainer(config, training_images(config))
+    before = {name: value.clone() for name, value in trainer.head.state_dict().items()}
+    loss = trainer.train_step((torch.full((8, 3, 32, 32), torch.nan), torch.arange(8)))
+    assert torch.isnan(loss)
+    assert trainer.step == 0
+    assert all(torch.equal(before[name], value) for name, value in trainer.head.state_dict().items())
+
+
+def test_clipping_bounds_the_gradient(tiny_config: MakeConfig) -> None:
+    config = tiny_config(optimizer={"clip_norm": 1e-3, "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0})
+    trainer = Trainer(config, training_images(config))
+    before = [parameter.detach().clone() for parameter in trainer.parameters]
+    trainer.train_step(BATCH)
+    rate = trainer.schedule.lr_lambdas[0](0)
+    changes = [(a - b.detach()).flatten() for a, b in zip(before, trainer.parameters, strict=True)]
+    moved = float(torch.cat(changes).norm())
+    assert moved == pytest.approx(1e-3 * rate, rel=1e-3)
+
+
+def test_bfloat16_keeps_float32_weights_and_a_float32_loss(tiny_config: MakeConfig) -> None:
+    config = tiny_config(precision="bfloat16")
+    trainer = Trainer(config, training_images(config))
+    loss = trainer.train_step(BATCH)
+    assert loss.dtype == torch.float32
+    assert {parameter.dtype for parameter in trainer.parameters} == {torch.float32}
+
+
+def test_validation_is_recorded_each_epoch(tiny_config: MakeConfig, other_people: Path) -> None:
+    result = train(tiny_config(epochs=2, validation={"images": other_people}), console=QUIET)
+    assert [record["epoch"] for record in result.history.validation] == [1, 2]
+    assert all(0 <= record["all_pairs_eer"] <= 1 for record in result.history.validation)
+    events = list((result.checkpoint.parents[1] / "tensorboard").iterdir())
+    assert len(events) == 1
+
+
+def test_validation_people_are_checked_before_training(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="one folder a person"):
+        train(tiny_config(validation={"images": tmp_path / "empty"}), console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_lambda_schedule_is_stated_for_the_run(tiny_config: MakeConfig) -> None:
+    planned = build_head(tiny_config(head="a-softmax"), 8, 100).annealing
+    longer = build_head(tiny_config(head="a-softmax"), 8, 1000).annealing
+    assert planned is not None
+    assert longer is not None
+    assert planned.at(50) == pytest.approx(longer.at(500))
+    own = {"a-softmax": {"annealing": {"base": 10.0, "gamma": 0.1}}}
+    assert build_head(tiny_config(head="a-softmax", heads=own), 8, 100).current_lambda == 10.0
+    none = {"a-softmax": {"annealing": "none"}}
+    assert build_head(tiny_config(head="a-softmax", heads=none), 8, 100).annealing is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head": "cosface"}, "known heads: softmax, modified"),
+        ({"head": "softmax", "heads": {"softmax": {"margin": 0.3}}}, r"heads\.softmax: margin=0\.3"),
+        ({"heads": {"am-softmax": {"margin": -1.0}}}, r"heads\.am-softmax: .*margin"),
+        ({"backbone": {"name": "resnet"}}, "iresnet18"),
+        ({"batch_size": 500}, "above the 48 training images; lower it"),
+        ({"data": {"folders": []}}, "no training images"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    tiny_config: MakeConfig, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(tiny_config(**changes), console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_start_does_not_overwrite_a_run(tiny_config: MakeConfig) -> None:
+    config = tiny_config(epochs=1)
+    train(config, console=QUIET)
+    with pytest.raises(ConfigError, match="already holds a run; pass --resume"):
+        train(config, console=QUIET)
+
+
+def test_resuming_needs_a_checkpoint_of_the_same_run_and_data(
+    tiny_config: MakeConfig, tmp_path: Path, drawn_people: Path
+) -> None:
+    with pytest.raises(CheckpointError, match="start the run without --resume"):
+        train(tiny_config(), resume=True, console=QUIET)
+    train(tiny_config(epochs=1), console=QUIET)
+    with pytest.raises(CheckpointError, match="other settings of: batch_size, seed"):
+        train(tiny_config(epochs=1, seed=1, batch_size=4), resume=True, console=QUIET)
+    fewer = tmp_path / "people"
+    shutil.copytree(drawn_people, fewer)
+    config = tiny_config(epochs=1, output=tmp_path / "second", data={"folders": [fewer], "workers": 0})
+    train(config, console=QUIET)
+    shutil.rmtree(fewer / "person00")
+    with pytest.raises(CheckpointError, match=r"8 people and 48 images; data\.folders now holds 7 people"):
+        train(config, resume=True, console=QUIET)
+
+
+def test_a_finished_run_can_be_resumed_without_effect(tiny_config: MakeConfig) -> None:
+    config = tiny_config(epochs=1)
+    first = train(config, console=QUIET)
+    second = train(config, resume=True, console=QUIET)
+    assert (second.step, second.finished, second.checkpoint) == (first.step, True, first.checkpoint)
+
+
+def test_restore_model_gives_the_trained_network(tiny_config: MakeConfig) -> None:
+    result = train(tiny_config(epochs=1), console=QUIET)
+    backbone, config, checkpoint = restore_model(result.checkpoint.parents[1])
+    assert not backbone.training
+    assert config.batch_size == 8
+    assert checkpoint.step == result.step
+    assert backbone(torch.zeros(2, 3, 32, 32)).shape == (2, 16)
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        restore_model(result.checkpoint.parents[1] / "tensorboard")
+
+
+@pytest.mark.slow
+def test_a_compiled_run_learns_the_same(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    backbone = {"name": "iresnet18", "width": 0.0625, "embedding_dim": 16}  # no dropout: compiled code draws its own
+    train(tiny_config(epochs=1, backbone=backbone), console=QUIET)
+    train(tiny_config(epochs=1, backbone=backbone, compile=True, output=tmp_path / "compiled"), console=QUIET)
+    plain, compiled = (
+        [float(loss) for _, loss in losses(output)] for output in (tmp_path / "run", tmp_path / "compiled")
+    )
+    assert compiled == pytest.approx(plain, rel=1e-2)
+    assert checkpoints_in(tmp_path / "compiled" / "checkpoints")

@@ -1,0 +1,1 @@
+"""Training: data, augmentation, trainer, checkpoints, evaluation, export."""

@@ -1,0 +1,261 @@
+"""What a training run is: frozen, typed, unknown keys refused. Owns the TOML form and its defaults.
+
+Paths are taken relative to the current folder, as on the command line.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from facemargin.errors import ConfigError
+from facemargin.preprocessing import Preprocessing
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class DataConfig(_Frozen):
+    """The training images.
+
+    Attributes:
+        folders: image folders with one folder a person; people of different folders are different people.
+        protocol: ``all`` trains on everyone; ``lfw-open`` keeps, in the first folder, only the people of LFW who appear
+            in no pair of folds 5–10.
+        pairs: LFW's ``pairs.txt``; needed by ``lfw-open``.
+        min_images: people with fewer images are left out (counted in the run's report).
+        workers: loader processes; None leaves one core for the network and uses up to four others.
+    """
+
+    folders: tuple[Path, ...] = ()
+    protocol: Literal["all", "lfw-open"] = "all"
+    pairs: Path | None = None
+    min_images: int = Field(default=1, ge=1)
+    workers: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _protocol_has_pairs(self) -> "DataConfig":
+        if self.protocol == "lfw-open" and self.pairs is None:
+            raise ValueError("protocol 'lfw-open' needs data.pairs, the path of LFW's pairs.txt")
+        return self
+
+
+class EvaluationConfig(_Frozen):
+    """Aligned images that the model is measured on; the people must not be in training.
+
+    Attributes:
+        images: folder with one folder a person.
+        pairs: LFW ``pairs.txt``; without it every pair of images in the folder counts.
+        folds: folds of ``pairs``, such as ``5`` or ``6-10``.
+        flip_sum: add the embedding of the mirrored crop.
+    """
+
+    images: Path
+    pairs: Path | None = None
+    folds: str | None = None
+    flip_sum: bool = False
+
+
+class ValidationConfig(EvaluationConfig):
+    """Evaluation during training.
+
+    Attributes:
+        every_epochs: epochs between two evaluations; the last epoch is always evaluated.
+    """
+
+    every_epochs: int = Field(default=1, ge=1)
+
+
+class AugmentationConfig(_Frozen):
+    """Random changes of a crop; every magnitude 0 and every probability 0 is no augmentation at all.
+
+    Attributes:
+        flip: probability of a mirrored crop.
+        rotation_rad: standard deviation of the rotation, radians.
+        shift: standard deviation of the shift, as a share of the side.
+        log_scale: standard deviation of the natural logarithm of the scale.
+        brightness, contrast, saturation: standard deviation of the factor around 1.
+        grey: probability of a grey crop.
+        low_resolution: probability of shrinking by a factor of 1.5 to 4 and enlarging again.
+        erase: probability of a grey rectangle over 2 to 20 % of the crop.
+    """
+
+    flip: Probability = 0.5
+    rotation_rad: NonNegative = 0.05
+    shift: NonNegative = 0.02
+    log_scale: NonNegative = 0.04
+    brightness: NonNegative = 0.15
+    contrast: NonNegative = 0.15
+    saturation: NonNegative = 0.15
+    grey: Probability = 0.05
+    low_resolution: Probability = 0.1
+    erase: Probability = 0.0
+
+
+class BackboneConfig(_Frozen):
+    """Arguments of ``facemargin.backbones.make_backbone``; the input size comes from ``preprocessing``."""
+
+    name: str = "iresnet50"
+    embedding_dim: int = Field(default=512, ge=2)
+    width: Positive = 1.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class OptimizerConfig(_Frozen):
+    """The optimizer.
+
+    Attributes:
+        name: ``sgd`` (Nesterov momentum) or ``adamw``.
+        learning_rate: at the top of the schedule.
+        head_learning_rate_ratio: the head's learning rate as a multiple of the backbone's.
+        weight_decay: on convolution and linear weights; heads say themselves which of theirs decay.
+        momentum: of ``sgd``; ``adamw`` uses it as beta1.
+        clip_norm: largest norm of the whole gradient; None does not clip.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: Positive = 0.1
+    head_learning_rate_ratio: Positive = 1.0
+    weight_decay: NonNegative = 5e-4
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    clip_norm: Positive | None = 5.0
+
+
+class ScheduleConfig(_Frozen):
+    """The learning rate over the run, as a factor of ``optimizer.learning_rate``.
+
+    Attributes:
+        name: ``cosine``, ``poly`` ((1 − t)^power) or ``step`` (times ``gamma`` at each milestone).
+        warmup: share of the run that rises linearly from 0.
+        final: factor at the end of ``cosine`` and ``poly``.
+        power: of ``poly``.
+        milestones: of ``step``, as shares of the run.
+        gamma: of ``step``.
+    """
+
+    name: Literal["cosine", "poly", "step"] = "cosine"
+    warmup: Probability = 0.05
+    final: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    power: Positive = 2.0
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75, 0.9)
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+
+class TrainConfig(_Frozen):
+    """One training run.
+
+    Attributes:
+        output: folder of the run: config, checkpoints, loss trace, TensorBoard events, report.
+        seed: of weights, order and augmentation.
+        epochs, batch_size: the length of the run; the last incomplete batch of an epoch is dropped.
+        device: ``auto`` is CUDA where there is one, else the CPU.
+        precision: ``auto`` is bfloat16 where the CPU has AMX or the GPU supports it, else float32.
+        compile: pass the backbone through ``torch.compile``.
+        head: name of the loss head.
+        heads: options of each head by its name, so that one recipe serves several heads.
+        checkpoint_minutes: minutes between checkpoints (one is also written after each epoch and at the end).
+        keep_checkpoints: newest checkpoints kept.
+    """
+
+    output: Path
+    seed: int = Field(default=0, ge=0)
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=128, ge=2)
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    head: str = "am-softmax"
+    heads: dict[str, dict[str, Any]] = {}
+    checkpoint_minutes: Positive = 10.0
+    keep_checkpoints: int = Field(default=2, ge=1)
+    data: DataConfig = DataConfig()
+    preprocessing: Preprocessing = Preprocessing()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    validation: ValidationConfig | None = None
+    test: EvaluationConfig | None = None
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if device not in ("auto", "cpu", "cuda") and not device.startswith("cuda:"):
+            raise ValueError(f"device must be auto, cpu, cuda or cuda:N; got {device!r}")
+        return device
+
+    @property
+    def head_options(self) -> dict[str, Any]:
+        """Options of the chosen head."""
+        return self.heads.get(self.head, {})
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def explain(error: ValidationError) -> str:
+    """One line that names each wrong key and what is wrong with it."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc']) or 'config'}: {problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors(include_url=False)
+    ).replace("Extra inputs are not permitted", "unknown key")
+
+
+def make_config(values: dict[str, Any], origin: str) -> TrainConfig:
+    """Check values against `TrainConfig`.
+
+    Raises:
+        ConfigError: naming the origin and every wrong or unknown key.
+    """
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {explain(error)}") from error
+
+
+def _fill_protocol(values: dict[str, Any]) -> dict[str, Any]:
+    """Validation and test of ``lfw-open`` are folds 5 and 6–10 of its own pairs unless the config says otherwise."""
+    data = values.get("data")
+    if not isinstance(data, dict) or data.get("protocol") != "lfw-open" or not data.get("folders"):
+        return values
+    filled = dict(values)
+    for part, folds in (("validation", "5"), ("test", "6-10")):
+        given = values.get(part, {})
+        if isinstance(given, dict):
+            filled[part] = {"images": data["folders"][0], "pairs": data.get("pairs"), "folds": folds} | given
+    return filled
+
+
+def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> TrainConfig:
+    """Read a TOML config and lay overrides (from flags) over it.
+
+    Args:
+        path: the file; None starts from the defaults.
+        overrides: nested values that win over the file.
+
+    Raises:
+        ConfigError: a missing or malformed file, or a wrong or unknown key.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the config {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    values = _fill_protocol(_merge(values, overrides or {}))
+    if "output" not in values:
+        raise ConfigError("no output folder: set `output` in the config or pass --output DIR")
+    return make_config(values, str(path) if path else "flags")

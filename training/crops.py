@@ -1,0 +1,145 @@
+"""Photographs -> aligned crops -> embeddings, for evaluation and calibration.
+
+Owns the reading, in threads and with a progress bar, and what happens to a photograph without a face: it has no
+embedding (failure to acquire). The model is any callable, so that a torch model in training and an exported bundle
+are measured by the same code.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from facemargin.errors import DataError
+from facemargin.preprocessing import Detector, ImageLimits, align, central_face, read_image, template_named
+from training.align import REPORT_NAME, AlignReport
+
+Crop = NDArray[np.uint8]
+Embed = Callable[[Crop], NDArray[np.float32]]
+"""Aligned crops uint8 (N, h, w, 3), RGB -> float32 (N, D) unit rows."""
+
+_BATCH = 128
+_SHAPE_TOLERANCE = 0.01
+# A user's own photographs may be larger than what strangers may send to the service.
+_LIMITS = ImageLimits(max_bytes=100 * 1024 * 1024, max_side=32_768, max_pixels=200_000_000)
+
+
+@dataclass(frozen=True)
+class CropReader:
+    """How a file becomes a crop.
+
+    Attributes:
+        template: alignment template, a name in `facemargin.preprocessing.TEMPLATES`.
+        detector: finds the face in whole photographs (of several, the central one, as `facemargin data align` does);
+            None for files that are aligned crops already.
+    """
+
+    template: str = "arcface-112"
+    detector: Detector | None = None
+
+    def read(self, path: Path) -> Crop | None:
+        """The aligned crop, or None where no face was detected.
+
+        Raises:
+            DataError: a file that cannot be read, or one declared to be aligned whose sides have another ratio.
+            ImageError: a file that is no accepted picture.
+        """
+        image = read_image(path, _LIMITS)
+        if self.detector is None:
+            return self._checked(path, image)
+        faces = self.detector.detect(image)
+        if not faces:
+            return None
+        return align(image, central_face(faces, image.shape[:2]).landmarks, self.template)
+
+    def _checked(self, path: Path, crop: Crop) -> Crop:
+        height, width = template_named(self.template).size
+        if abs(crop.shape[0] * width / (crop.shape[1] * height) - 1) > _SHAPE_TOLERANCE:
+            raise DataError(
+                f"{path} is {crop.shape[0]}x{crop.shape[1]}, not a crop aligned to {self.template} ({height}x{width}); "
+                "leave the photographs to be aligned, or name the template they were aligned to"
+            )
+        return crop
+
+
+def crop_reader(*, aligned: bool, detector: Detector | None, template: str) -> CropReader:
+    """A reader for aligned crops, or for whole photographs with the given or the default detector.
+
+    Raises:
+        ModelNotFoundError: whole photographs, and no detector on this machine.
+    """
+    return CropReader(template, None if aligned else detector or Detector())
+
+
+def embed_files(
+    embed: Embed, files: Sequence[Path], reader: CropReader, *, console: Console | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Embed every file once, in order.
+
+    Args:
+        embed: the model.
+        files: N picture files.
+        reader: file -> crop.
+        console: where a progress bar is drawn; default stderr, none where that is no terminal.
+
+    Returns:
+        Embeddings float32 (N, D), and bool (N,) saying which were acquired; the rows of the others are zero.
+
+    Raises:
+        DataError: no file, or no face in any of them.
+        ImageError: a file that is no accepted picture.
+    """
+    rows: NDArray[np.float32] | None = None
+    acquired = np.zeros(len(files), dtype=np.bool_)
+    with _progress(console) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
+        task = progress.add_task("embedding", total=len(files))
+        for start in range(0, len(files), _BATCH):
+            crops = list(pool.map(reader.read, files[start : start + _BATCH]))
+            for places, stack in _by_shape(crops):
+                vectors = embed(stack)
+                rows = np.zeros((len(files), vectors.shape[1]), dtype=np.float32) if rows is None else rows
+                rows[[start + place for place in places]] = vectors
+                acquired[[start + place for place in places]] = True
+            progress.advance(task, len(crops))
+    if rows is None:
+        raise DataError(f"there is no face in any of the {len(files)} photographs")
+    return rows, acquired
+
+
+def not_detected(aligned_root: Path) -> frozenset[str]:
+    """Photographs that `facemargin data align` found no face in, as ``person/stem``; empty without its report.
+
+    Raises:
+        DataError: a report that cannot be read.
+    """
+    path = aligned_root / REPORT_NAME
+    if not path.is_file():
+        return frozenset()
+    try:
+        report = AlignReport.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DataError(f"{path} is not a report of `facemargin data align`: {error}") from error
+    return frozenset(name.rpartition(".")[0] for name in report.not_detected)
+
+
+def _by_shape(crops: Sequence[Crop | None]) -> list[tuple[list[int], Crop]]:
+    """Crops stacked with those of their own size, and their places."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, crop in enumerate(crops):
+        if crop is not None:
+            places.setdefault(crop.shape, []).append(place)
+    found = {place: crop for place, crop in enumerate(crops) if crop is not None}
+    return [(group, np.stack([found[place] for place in group])) for group in places.values()]
+
+
+def _progress(console: Console | None) -> Progress:
+    console = console or Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)

@@ -1,0 +1,53 @@
+"""Optimizer, parameter groups and learning-rate schedule of a run."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from facemargin.heads import Head
+from training.config import OptimizerConfig, ScheduleConfig
+
+
+def schedule_factor(config: ScheduleConfig, step: int, total_steps: int) -> float:
+    """Learning rate of a step as a factor of the top one.
+
+    A linear rise over the warm-up, then with u in [0, 1] over the rest: cosine final + (1 − final)(1 + cos πu)/2, poly
+    final + (1 − final)(1 − u)^power; step gamma^(number of milestones that step / total_steps has passed).
+    """
+    warmup_steps = round(config.warmup * total_steps)
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    rest = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    if config.name == "cosine":
+        return config.final + (1 - config.final) * (1 + math.cos(math.pi * rest)) / 2
+    if config.name == "poly":
+        return float(config.final + (1 - config.final) * (1 - rest) ** config.power)
+    return float(config.gamma ** sum(step >= milestone * total_steps for milestone in config.milestones))
+
+
+def _backbone_groups(backbone: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    decayed = [p for p in backbone.parameters() if p.ndim > 1]
+    free = [p for p in backbone.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def make_optimizer(backbone: nn.Module, head: Head, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum or AdamW over the backbone's and the head's parameter groups.
+
+    Biases, batch-norm and PReLU parameters of the backbone do not decay; the head says itself which of its do.
+    """
+    head_rate = config.learning_rate * config.head_learning_rate_ratio
+    groups = _backbone_groups(backbone, config.weight_decay)
+    groups += [{**group, "lr": head_rate} for group in head.parameter_groups(config.weight_decay)]
+    groups = [group for group in groups if group["params"]]
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, 0.999))
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, config: ScheduleConfig, total_steps: int) -> LambdaLR:
+    """The schedule as PyTorch's ``LambdaLR``, stepped once per optimizer step."""
+    return LambdaLR(optimizer, lambda step: schedule_factor(config, step, total_steps))

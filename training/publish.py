@@ -1,0 +1,88 @@
+"""A finished run -> a bundle: reads the checkpoint, tells the manifest what was trained on what, and exports."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facemargin.bundle import Bundle
+from facemargin.errors import CheckpointError
+from facemargin.preprocessing import read_image
+from training.checkpoint import Checkpoint
+from training.config import TrainConfig
+from training.data.folder import people_of
+from training.export import export_bundle
+from training.trainer import restore_model, training_images
+
+PARITY_CROPS = 64
+
+
+def publish(
+    run: Path,
+    output: Path,
+    *,
+    crops: Path | None = None,
+    name: str = "",
+    licence: str = "",
+    flip_sum: bool = False,
+    overwrite: bool = False,
+) -> Bundle:
+    """Export the newest checkpoint of a run (or one checkpoint) as a bundle.
+
+    Args:
+        run: a run's output folder, or a checkpoint folder.
+        output: the bundle's folder.
+        crops: image folder whose aligned crops the parity check runs on; the run's own training images by default.
+        name: of the bundle; made from backbone, head and size of the data by default.
+        licence: of the weights, an SPDX identifier where there is one.
+        flip_sum: whether an embedding adds the mirrored crop.
+        overwrite: replace a bundle that is already there.
+
+    Raises:
+        CheckpointError: no readable checkpoint, or its training images are gone and `crops` is not given.
+        ExportRefusedError: the ONNX model disagrees with PyTorch; nothing was written.
+        BundleError: something is at `output` already, or it cannot be written.
+    """
+    backbone, config, checkpoint = restore_model(run)
+    return export_bundle(
+        backbone,
+        output,
+        crops=_parity_crops(config, crops, run),
+        preprocessing=config.preprocessing,
+        overwrite=overwrite,
+        name=name or _name(config, checkpoint),
+        licence=licence,
+        flip_sum=flip_sum,
+        backbone=backbone.options(),
+        head=checkpoint.state["head_options"],
+        data=checkpoint.state["data"] | {"protocol": config.data.protocol},
+        card=_card(config, checkpoint),
+    )
+
+
+def _parity_crops(config: TrainConfig, folder: Path | None, run: Path) -> NDArray[np.uint8]:
+    if folder is not None:
+        paths = [path for images in people_of(folder).values() for path in images]
+    elif all(source.is_dir() for source in config.data.folders):
+        paths = list(training_images(config).paths)
+    else:
+        raise CheckpointError(f"the training images of {run} are gone; pass --crops DIR, a folder of aligned crops")
+    spread = paths[:: max(1, len(paths) // PARITY_CROPS)][:PARITY_CROPS]
+    first = read_image(spread[0])
+    same_size = [crop for crop in map(read_image, spread) if crop.shape == first.shape]
+    return np.stack(same_size)
+
+
+def _name(config: TrainConfig, checkpoint: Checkpoint) -> str:
+    width = "" if config.backbone.width == 1 else f" width {config.backbone.width:g}"
+    return f"{config.backbone.name}{width} {config.head} {checkpoint.state['data']['people']} people"
+
+
+def _card(config: TrainConfig, checkpoint: Checkpoint) -> str:
+    data = checkpoint.state["data"]
+    return (
+        f"Face embedding: {config.backbone.name}, width {config.backbone.width:g}, trained with head {config.head} on "
+        f"{data['people']:,} people, {data['images']:,} images ({checkpoint.step:,} steps of {config.batch_size}). "
+        "Error rates hold for photographs like those of the stated protocols only, and may differ between groups of "
+        "people. There is no liveness detection: a photograph of a photograph is accepted."
+    )

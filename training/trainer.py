@@ -1,0 +1,454 @@
+"""The training loop: batches in, loss trace and checkpoints out. Owns when things happen, not how they are computed."""
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from facemargin import __version__
+from facemargin.backbones import Backbone, make_backbone
+from facemargin.errors import CheckpointError, ConfigError, NonFiniteLossError
+from facemargin.heads import HEADS, Head, make_head
+from training.checkpoint import (
+    Checkpoint,
+    checkpoints_in,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from training.config import TrainConfig, make_config
+from training.data.folder import LabelledImages, label_people
+from training.data.lfw_open import lfw_open
+from training.data.loader import Batch, BatchPlan, make_loader
+from training.hardware import choose_device, choose_precision, describe_hardware
+from training.optimization import make_optimizer, make_schedule
+from training.progress import TrainingProgress
+from training.validation import Validator
+
+LOG_EVERY_STEPS = 20
+
+
+@dataclass
+class History:
+    """What a run measured so far; saved with every checkpoint.
+
+    Attributes:
+        seconds: time spent in the loop, over all resumptions, without validation.
+        images: images trained on.
+        validation: one record an evaluation: epoch, step and figures.
+    """
+
+    seconds: float = 0.0
+    images: int = 0
+    validation: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a call of `train` ended.
+
+    Attributes:
+        checkpoint: newest checkpoint.
+        step: optimizer steps done.
+        finished: False when the run was interrupted and can be resumed.
+        loss: loss of the last step.
+        history: what was measured.
+        people, images: size of the training set.
+        hardware, precision: what it ran on.
+    """
+
+    checkpoint: Path
+    step: int
+    finished: bool
+    loss: float
+    history: History
+    people: int
+    images: int
+    hardware: str
+    precision: str
+
+
+def training_images(config: TrainConfig) -> LabelledImages:
+    """The labelled images that a config trains on.
+
+    Raises:
+        ConfigError: no folder is named.
+        DataError: a folder cannot be used.
+    """
+    if not config.data.folders:
+        raise ConfigError("no training images: set data.folders in the config or pass --data DIR")
+    only = None
+    if config.data.protocol == "lfw-open" and config.data.pairs is not None:
+        only = lfw_open(config.data.folders[0], config.data.pairs).train
+    return label_people(config.data.folders, only=only, min_images=config.data.min_images)
+
+
+def build_head(config: TrainConfig, people: int, total_steps: int) -> Head:
+    """The head of a run, its λ schedule stated for the run's length unless the config gives one.
+
+    Raises:
+        ConfigError: an unknown head or an option that the head refuses.
+    """
+    options = dict(config.head_options)
+    if options.get("annealing") == "none":  # TOML has no null
+        options["annealing"] = None
+    elif "annealing" not in options and config.head in HEADS:
+        planned = HEADS[config.head].annealing_for_run(total_steps)
+        options |= {} if planned is None else {"annealing": planned}
+    try:
+        return make_head(config.head, embedding_dim=config.backbone.embedding_dim, num_classes=people, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"heads.{config.head}: {error}") from error
+
+
+def build_backbone(config: TrainConfig) -> Backbone:
+    """The backbone of a run, with the input size of its preprocessing.
+
+    Raises:
+        ConfigError: an unknown backbone or an argument out of range.
+    """
+    try:
+        return make_backbone(**config.backbone.model_dump(), input_size=config.preprocessing.size)
+    except ValueError as error:
+        raise ConfigError(f"backbone: {error}") from error
+
+
+def restore_model(path: Path) -> tuple[Backbone, TrainConfig, Checkpoint]:
+    """The trained backbone of a checkpoint, in eval mode on the CPU, with the config it was trained with.
+
+    Args:
+        path: a checkpoint folder, or a run's output folder (its newest checkpoint is taken).
+
+    Raises:
+        CheckpointError: no or a damaged checkpoint, or one that does not fit its own config.
+    """
+    folder = newest_checkpoint(path / "checkpoints") if (path / "checkpoints").is_dir() else path
+    checkpoint = load_checkpoint(folder)
+    try:
+        config = make_config(checkpoint.state["config"], str(folder))
+        backbone = build_backbone(config)
+        backbone.load_state_dict(checkpoint.state["backbone"])
+    except (ConfigError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{folder} does not hold the model that its config describes: {error}") from error
+    return backbone.eval(), config, checkpoint
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def request(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _advice(config: TrainConfig) -> str:
+    options = []
+    if config.optimizer.clip_norm is None:
+        options.append("set optimizer.clip_norm (5 is a good start)")
+    options.append(f"lower optimizer.learning_rate (now {config.optimizer.learning_rate:g})")
+    options.append("lengthen schedule.warmup")
+    if config.head in ("l-softmax", "a-softmax"):
+        options.append(f"raise the minimum of heads.{config.head}.annealing")
+    elif HEADS[config.head].has_margin:
+        options.append(f"lower heads.{config.head}.margin")
+    return ", or ".join(options) + "; then start again, or go on with --resume from the last checkpoint"
+
+
+class Trainer:
+    """One run's moving parts: network, head, optimizer, schedule, history; and how to save and restore them."""
+
+    def __init__(self, config: TrainConfig, images: LabelledImages) -> None:
+        """Build everything from the config; weights depend on the seed alone.
+
+        Raises:
+            ConfigError: the config does not fit the machine or the data.
+        """
+        self.config, self.images = config, images
+        self.plan = BatchPlan(len(images.paths), config.batch_size, config.seed)
+        if self.plan.steps_per_epoch == 0:
+            raise ConfigError(
+                f"batch_size {config.batch_size} is above the {len(images.paths)} training images; lower it"
+            )
+        self.total_steps = self.plan.steps_per_epoch * config.epochs
+        self.device = choose_device(config.device)
+        self.precision = choose_precision(config.precision, self.device)
+        torch.manual_seed(config.seed)
+        backbone = build_backbone(config)
+        self.backbone = backbone.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.head = build_head(config, len(images.people), self.total_steps).to(self.device)
+        self.network: nn.Module = torch.compile(self.backbone) if config.compile else self.backbone  # type: ignore[assignment]
+        self.optimizer = make_optimizer(self.backbone, self.head, config.optimizer)
+        self.schedule = make_schedule(self.optimizer, config.schedule, self.total_steps)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.history = History()
+        self.step = 0
+
+    def train_step(self, batch: Batch) -> Tensor:
+        """One optimizer step on a batch; returns the detached loss. Nothing changes if the loss is not finite."""
+        crops = batch[0].to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        labels = batch[1].to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            embeddings = self.network(crops)
+        loss: Tensor = self.head(embeddings.float(), labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        limit = self.config.optimizer.clip_norm
+        norm = nn.utils.clip_grad_norm_(self.parameters, math.inf if limit is None else limit)
+        if bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            self.optimizer.step()
+            self.schedule.step()
+            self.head.advance()
+            self.step += 1
+            return loss.detach()
+        return loss.detach() * math.nan
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a resumed run needs to go on as if it had never stopped."""
+        cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
+        return {
+            "config": json.loads(self.config.model_dump_json()),
+            "data": data_record(self.images),
+            "sampler": {"seed": self.plan.seed, "step": self.step, **self._place()},
+            "backbone": self.backbone.state_dict(),
+            "head": self.head.state_dict(),
+            "head_options": self.head.options(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": {key: value for key, value in self.schedule.state_dict().items() if key != "lr_lambdas"},
+            "random": {"torch": torch.get_rng_state(), "cuda": cuda},
+            "history": asdict(self.history),
+            "version": __version__,
+        }
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over a checkpoint's state.
+
+        Raises:
+            CheckpointError: the checkpoint is of another config or of other training data.
+        """
+        state = checkpoint.state
+        _require_same_run(self.config, state["config"], checkpoint.path)
+        if state["data"] != data_record(self.images):
+            raise CheckpointError(
+                f"{checkpoint.path} was trained on {state['data']['people']} people and {state['data']['images']} "
+                f"images; data.folders now holds {len(self.images.people)} people and {len(self.images.paths)} images, "
+                "or other files; resume with the same data or start a new run"
+            )
+        try:
+            self.backbone.load_state_dict(state["backbone"])
+            self.head.load_state_dict(state["head"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{checkpoint.path} does not fit this run: {error}") from error
+        self.schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None] * len(self.schedule.lr_lambdas)})
+        torch.set_rng_state(state["random"]["torch"])
+        if self.device.type == "cuda" and len(state["random"]["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["random"]["cuda"])
+        self.history = History(**state["history"])
+        self.step = checkpoint.step
+
+    def _place(self) -> dict[str, int]:
+        epoch, batch = divmod(self.step, self.plan.steps_per_epoch)
+        return {"epoch": epoch, "batch": batch}
+
+
+def data_record(images: LabelledImages) -> dict[str, Any]:
+    """Size and fingerprint of a training set, for checkpoints and manifests."""
+    return {"people": len(images.people), "images": len(images.paths), "sha256": images.fingerprint()}
+
+
+def _require_same_run(config: TrainConfig, saved: dict[str, Any], path: Path) -> None:
+    free = ("output", "checkpoint_minutes", "keep_checkpoints", "test")
+    now = json.loads(config.model_dump_json())
+    for values in (now, saved := dict(saved)):
+        for key in free:
+            values.pop(key, None)
+        values["data"] = {**values["data"], "workers": None}
+    changed = sorted(key for key in now.keys() | saved.keys() if now.get(key) != saved.get(key))
+    if changed:
+        raise CheckpointError(
+            f"{path} belongs to a run with other settings of: {', '.join(changed)}; "
+            "resume with the saved config.json's values, or start a new run in another output folder"
+        )
+
+
+def _open_trace(path: Path, step: int) -> TextIO:
+    """The loss trace ``step,loss``, cut back to the steps before a resumed one."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[: step + 1] if path.exists() and step else []
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(lines) or "step,loss\n", encoding="utf-8")
+    partial.replace(path)
+    return path.open("a", encoding="utf-8")
+
+
+def _prepare_output(config: TrainConfig, resume: bool) -> Path:
+    checkpoints = config.output / "checkpoints"
+    if checkpoints_in(checkpoints) and not resume:
+        raise ConfigError(f"{config.output} already holds a run; pass --resume to go on with it, or another --output")
+    if resume:
+        newest_checkpoint(checkpoints)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    (config.output / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return checkpoints
+
+
+def train(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> TrainResult:
+    """Train a backbone under a loss head.
+
+    Args:
+        config: the run.
+        resume: go on from the newest checkpoint in ``config.output``; the loss trace is the one of an unbroken run.
+        console: where progress is shown; stderr by default.
+
+    Returns:
+        How it ended; after Ctrl-C with ``finished=False`` and a checkpoint.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: nothing was trained, and why.
+        NonFiniteLossError: the loss or its gradient became NaN or infinite; the last checkpoint is from before.
+    """
+    console = console or Console(stderr=True)
+    images = training_images(config)
+    trainer = Trainer(config, images)
+    validator = Validator.load(config.validation, config.preprocessing.template) if config.validation else None
+    checkpoints = _prepare_output(config, resume)
+    if resume:
+        trainer.restore(load_checkpoint(newest_checkpoint(checkpoints)))
+    _introduce(trainer, console)
+    with _stop_signals() as stop:
+        return _run(trainer, validator, checkpoints, console, stop)
+
+
+def _introduce(trainer: Trainer, console: Console) -> None:
+    config, images = trainer.config, trainer.images
+    console.print(
+        f"[bold]{config.head}[/] on {config.backbone.name}: {len(images.people):,} people, {len(images.paths):,} images"
+        + (f" ({images.left_out:,} people left out)" if images.left_out else ""),
+        highlight=False,
+    )
+    console.print(
+        f"{describe_hardware(trainer.device)}; {trainer.precision}; {trainer.total_steps:,} steps"
+        + (f", resumed at step {trainer.step:,}" if trainer.step else ""),
+        highlight=False,
+    )
+    if problem := trainer.head.diagnose(trainer.total_steps):
+        console.print(f"[yellow]warning:[/] {problem}", highlight=False)
+
+
+def _run(
+    trainer: Trainer, validator: Validator | None, checkpoints: Path, console: Console, stop: threading.Event
+) -> TrainResult:
+    config, plan = trainer.config, trainer.plan
+    loader = make_loader(
+        trainer.images,
+        plan,
+        first_step=trainer.step,
+        last_step=trainer.total_steps,
+        augmentation=config.augmentation,
+        preprocessing=config.preprocessing,
+        workers=config.data.workers,
+        pin_memory=trainer.device.type == "cuda",
+    )
+
+    def save() -> Path:
+        return save_checkpoint(checkpoints, trainer.step, trainer.state(), keep=config.keep_checkpoints)
+
+    loss_value, saved_at = math.nan, time.monotonic()
+    trainer.network.train()
+    with (
+        _open_trace(config.output / "loss.csv", trainer.step) as trace,
+        SummaryWriter(str(config.output / "tensorboard"), purge_step=trainer.step) as events,
+        TrainingProgress(console, trainer.total_steps, trainer.step) as progress,
+    ):
+        started = time.monotonic()
+        for crops, labels in loader:
+            loss_value = float(trainer.train_step((crops, labels)))
+            if not math.isfinite(loss_value):
+                earlier = checkpoints_in(checkpoints)
+                raise NonFiniteLossError(
+                    step=trainer.step,
+                    head=config.head,
+                    advice=_advice(config),
+                    checkpoint=earlier[-1] if earlier else None,
+                )
+            trace.write(f"{trainer.step},{loss_value!r}\n")
+            now = time.monotonic()
+            trainer.history.seconds += now - started
+            started = now
+            trainer.history.images += len(labels)
+            rate_img_s = trainer.history.images / trainer.history.seconds
+            progress.update(trainer.step, loss_value, rate_img_s, plan)
+            if trainer.step % LOG_EVERY_STEPS == 0:
+                _log(events, trainer, loss_value, rate_img_s)
+            epoch_done = trainer.step % plan.steps_per_epoch == 0
+            if epoch_done and validator is not None and _due(trainer):
+                figures = validator.measure(trainer.network, config.preprocessing, trainer.device)
+                _record(trainer, figures, events, console)
+            if epoch_done or stop.is_set() or now - saved_at > 60 * config.checkpoint_minutes:
+                trace.flush()
+                save()
+                saved_at = time.monotonic()
+            if stop.is_set():
+                console.print(f"interrupted at step {trainer.step:,}; saved. Go on with --resume", highlight=False)
+                break
+            started = time.monotonic()
+    return TrainResult(
+        checkpoint=save(),
+        step=trainer.step,
+        finished=trainer.step == trainer.total_steps,
+        loss=loss_value,
+        history=trainer.history,
+        people=len(trainer.images.people),
+        images=len(trainer.images.paths),
+        hardware=describe_hardware(trainer.device),
+        precision=trainer.precision,
+    )
+
+
+def _due(trainer: Trainer) -> bool:
+    wanted = trainer.config.validation
+    epoch = trainer.step // trainer.plan.steps_per_epoch
+    return wanted is not None and (epoch % wanted.every_epochs == 0 or trainer.step == trainer.total_steps)
+
+
+def _log(events: SummaryWriter, trainer: Trainer, loss: float, rate_img_s: float) -> None:
+    events.add_scalar("train/loss", loss, trainer.step)
+    events.add_scalar("train/learning_rate", trainer.schedule.get_last_lr()[0], trainer.step)
+    events.add_scalar("train/images_per_second", rate_img_s, trainer.step)
+    if trainer.head.uses_annealing:
+        events.add_scalar("head/lambda", trainer.head.current_lambda, trainer.step)
+    if (scale := trainer.head.scale) is not None:
+        events.add_scalar("head/scale", float(scale), trainer.step)
+
+
+def _record(trainer: Trainer, figures: dict[str, float], events: SummaryWriter, console: Console) -> None:
+    epoch = trainer.step // trainer.plan.steps_per_epoch
+    trainer.history.validation.append({"epoch": epoch, "step": trainer.step, **figures})
+    for name, value in figures.items():
+        events.add_scalar(f"validation/{name}", value, trainer.step)
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    console.print(f"epoch {epoch}: {shown}", highlight=False)
