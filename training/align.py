@@ -46,8 +46,8 @@ _SUFFIX: dict[CropFormat, str] = {"png": ".png", "jpeg": ".jpg"}
 _CHUNK = 16  # photographs a worker takes at once: about 0.1 s, so that Ctrl-C is answered at once
 _REPORT_EVERY_S = 5.0
 _NAMED_AT_MOST = 5
-# A user's own photographs may be larger than what strangers may send to the service.
-_LIMITS = ImageLimits(max_bytes=100 * 1024 * 1024, max_side=32_768, max_pixels=200_000_000)
+# A user's own photographs may be larger than what strangers may send to the service, up to what Pillow takes unasked.
+_LIMITS = ImageLimits(max_bytes=100 * 1024 * 1024, max_side=32_768, max_pixels=89_000_000)
 
 
 class AlignSettings(BaseModel):

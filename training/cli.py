@@ -288,19 +288,26 @@ def compare(
 
 def demo(
     data: Annotated[
-        Path | None, typer.Option(help="Folder of real photographs, one folder a person; synthetic faces by default.")
+        Path | None, typer.Option(help="Folder of real photographs, one folder a person; drawn faces by default.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Where everything is kept; a temporary folder by default.")
+        Path | None, typer.Option(help="Folder for everything it makes, by default facemargin-demo.")
     ] = None,
     detector: DetectorFile = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the service open at the end, until Ctrl-C.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Some seconds only: proves that everything works; its figures mean nothing.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the drawn people, the split, the weights and the order.")] = 0,
+    port: Annotated[int, typer.Option(help="Port of the service; 0 takes a free one.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Run the whole system once: train, evaluate, export, serve, enrol, verify and search."""
     from training.demo import run_demo
 
-    run_demo(data=data, output=output, keep=keep, json_output=as_json, detector=detector)
+    run_demo(
+        data=data, output=output, keep=keep, json_output=as_json, detector=detector, quick=quick, seed=seed, port=port
+    )  # fmt: skip
 
 
 data = typer.Typer(no_args_is_help=True, help="Prepare and inspect image folders.", rich_markup_mode=None)

@@ -27,6 +27,19 @@ _NESTED = ("state_dict", "model", "backbone")
 _WRAPPERS = ("module.", "_orig_mod.")
 _TRIAL_CROPS = 32
 
+# What torch's restricted unpickler and safetensors raise on files that are damaged, or are something else altogether.
+_DAMAGE = (
+    safetensors.SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    EOFError,
+    OSError,
+)
+
 
 def import_checkpoint(
     checkpoint: Path,
@@ -97,7 +110,7 @@ def read_state(checkpoint: Path) -> dict[str, Tensor]:
             content = safetensors.torch.load_file(checkpoint)
         else:
             content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+    except _DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{checkpoint} is damaged or holds more than weights: {reason}") from error
     return _plain_state(content, checkpoint)

@@ -11,7 +11,8 @@ from facemargin.metrics.scores import Scores
 
 _BLOCK = 1 << 20
 _STEPS = 100
-_CONVERGED = 1e-10
+_HALVINGS = 30
+_CONVERGED = 1e-10  # of the fall of the loss that a Newton step promises; the loss itself is of order 0.1
 
 
 class Line(NamedTuple):
@@ -67,10 +68,10 @@ def _newton(kinds: tuple[_Class, ...], middle: float, spread: float) -> tuple[fl
     loss, gradient, hessian = _derivatives(kinds, at, middle, spread)
     for _ in range(_STEPS):
         step = np.linalg.solve(hessian + 1e-12 * np.eye(2), gradient)
-        decrease = float(gradient @ step)
-        if decrease < _CONVERGED**2:
+        if float(gradient @ step) < _CONVERGED:
+            at = at - step  # so near the optimum a whole step squares the error; rounding hides any fall of the loss
             break
-        for halving in range(40):
+        for halving in range(_HALVINGS):
             candidate = at - step * 0.5**halving
             new = _derivatives(kinds, candidate, middle, spread)
             if new[0] <= loss:

@@ -111,14 +111,15 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[np.uint
     if len(data) > limits.max_bytes:
         raise ImageTooLargeError(f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted")
     name, reader = _reader(data)
-    if name == "PNG" and data[12:16] == b"IHDR":
-        # Pillow reads all chunks before the pixels first and would stumble over a cut-off file before telling its size.
-        _check_size((int.from_bytes(data[16:20]), int.from_bytes(data[20:24])), limits)
+    if (stated := _stated_size(name, data)) is not None:
+        _check_size(stated, limits)
     try:
         with reader(BytesIO(data)) as image:
             _check_size(image.size, limits)
             image.load()
             return _to_rgb(_upright(image))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLargeError(f"the {name} image is too large: {error}") from error
     except _DAMAGE as error:
         raise TruncatedImageError(f"the {name} image is truncated or damaged: {error}") from error
 
@@ -180,6 +181,34 @@ def _reader(data: bytes) -> tuple[str, Callable[[BytesIO], Image.Image]]:
     if data.startswith(b"BM") and len(data) >= 18 and int.from_bytes(data[14:18], "little") in _BMP_HEADER_SIZES:
         return "BMP", BmpImagePlugin.BmpImageFile
     raise UnsupportedImageError(f"not an image in an accepted format ({', '.join(ACCEPTED_FORMATS)})")
+
+
+def _stated_size(name: str, data: bytes) -> tuple[int, int] | None:
+    """Width and height where they stand at a fixed place: everywhere but in JPEG.
+
+    Pillow's PNG reader goes through all chunks before the pixels and stumbles over a cut-off file before it tells the
+    size; its BMP and WebP readers ask Pillow's own limit first.
+    """
+
+    def little(start: int, stop: int) -> int:
+        return int.from_bytes(data[start:stop], "little")
+
+    match name, data[12:16]:
+        case "PNG", b"IHDR":
+            return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+        case "WebP", b"VP8X":
+            return little(24, 27) + 1, little(27, 30) + 1
+        case "WebP", b"VP8L":
+            bits = little(21, 25)  # 14 for the width, 14 for the height, each less one
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        case "WebP", b"VP8 ":
+            return little(26, 28) & 0x3FFF, little(28, 30) & 0x3FFF  # the upper two bits are a scale for display
+        case "BMP", _:
+            if data[14] == 12:
+                return little(18, 20), little(20, 22)
+            height = int.from_bytes(data[22:26], "little", signed=True)  # negative: stored from the top
+            return little(18, 22), abs(height)
+    return None
 
 
 def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:

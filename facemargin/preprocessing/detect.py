@@ -134,23 +134,26 @@ class Detector:
                 )
         except cv2.error as error:
             raise ModelNotFoundError(
-                f"{self.model} is not a face detector that OpenCV can load; `facemargin models pull yunet` gets one"
+                f"{self.model} is not a face detector that OpenCV {cv2.__version__} can load; `facemargin models pull yunet` "
+                "gets one, for OpenCV 5 or newer"
             ) from error
 
 
 _log_level_lock = threading.Lock()
+_SILENT = 0  # OpenCV's LOG_LEVEL_SILENT; not every version has a name for it
 
 
 @contextmanager
 def _quiet_opencv() -> Iterator[None]:
     """No output of OpenCV: version 5 warns about its own default target for every network that is loaded."""
+    logging = getattr(cv2.utils, "logging", cv2)  # where OpenCV 4 has them, so that its refusal below is understood
     with _log_level_lock:  # the level is one for the whole process
-        level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        level = logging.getLogLevel()
+        logging.setLogLevel(_SILENT)
         try:
             yield
         finally:
-            cv2.utils.logging.setLogLevel(level)
+            logging.setLogLevel(level)
 
 
 def one_face(faces: Sequence[Face], policy: FaceChoice = "single") -> Face:

@@ -73,6 +73,14 @@ def api(make_api: MakeApi) -> Api:
     return make_api()
 
 
+@pytest.fixture(scope="module")
+def shared_api(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Bundle) -> Iterator[Api]:
+    """A service for the tests of a file that only send what is refused: it is not started anew for each."""
+    settings = Settings(bundle=tiny_bundle.path, store=tmp_path_factory.mktemp("shared") / "store")
+    with Api(create_app(settings)) as running:
+        yield running
+
+
 @pytest.fixture
 def photo_api(make_api: MakeApi, shared_data: Path) -> Api:
     """A service with the face detector."""
@@ -97,9 +105,11 @@ def problem() -> Problem:
     return check
 
 
-@pytest.fixture(autouse=True)
-def _no_detector_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("FACEMARGIN_MODELS", str(tmp_path / "no-models"))
+@pytest.fixture(scope="session", autouse=True)
+def _no_detector_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FACEMARGIN_MODELS", str(tmp_path_factory.mktemp("no-models")))
+        yield
 
 
 def unit(seed: int, dim: int = 32) -> NDArray[np.float32]:

@@ -39,21 +39,25 @@ IMAGES = {
 }
 
 
+@pytest.fixture(scope="module")
+def before(shared_api: Any) -> list[Any]:
+    """A service with one person and one face: what it says of them."""
+    shared_api.enrol(shared_api.person(), np.arange(1, 33))
+    return state(shared_api)
+
+
 @pytest.fixture
-def unharmed(api: Any, vector: Any) -> Iterator[Any]:
-    """After the test the service answers, and its store and index are as they were before."""
-    person = api.person()
-    api.enrol(person, vector(1))
-    before = state(api, vector)
-    yield api
-    assert state(api, vector) == before
-    assert api.get("/health/ready").status_code == 200
+def unharmed(shared_api: Any, before: list[Any]) -> Iterator[Any]:
+    """After the test the service answers, and its store and index are as they were."""
+    yield shared_api
+    assert state(shared_api) == before
+    assert shared_api.get("/health/ready").status_code == 200
 
 
-def state(api: Any, vector: Any) -> list[Any]:
+def state(api: Any) -> list[Any]:
     people = api.get("/v1/collections/staff/people").json()
     faces = [api.get(f"/v1/collections/staff/people/{person['id']}/faces").json() for person in people["people"]]
-    return [api.get("/v1/collections").json(), people, faces, api.find(vector(1), threshold=-1)]
+    return [api.get("/v1/collections").json(), people, faces, api.find(np.arange(1, 33), threshold=-1)]
 
 
 def person_of(api: Any) -> str:
@@ -210,7 +214,7 @@ def test_unknown_places(unharmed: Any, problem: Any) -> None:
 def test_a_mistake_of_the_service_says_nothing_about_itself(
     api: Any, problem: Any, crop: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("secret detail")
 
     monkeypatch.setattr(type(api.service.gallery), "search", broken)
@@ -263,6 +267,8 @@ def test_logs_hold_no_names_and_no_vectors(api: Any, caplog: pytest.LogCaptureFi
     caplog.set_level("DEBUG")
     api.enrol(api.person("Ada Lovelace"), vector(1))
     api.get("/v1/collections/staff/people?name=Ada%20Lovelace")
-    assert "/v1/collections/staff/people" in caplog.text
-    assert "Ada" not in caplog.text
-    assert str(vector(1).tolist()[0])[:8] not in caplog.text
+    of_the_client = ("httpx2", "httpcore2")
+    said = "\n".join(record.getMessage() for record in caplog.records if not record.name.startswith(of_the_client))
+    assert "/v1/collections/staff/people" in said
+    assert "Ada" not in said
+    assert str(vector(1).tolist()[0])[:8] not in said

@@ -166,7 +166,7 @@ def test_acknowledged_writes_survive_sigkill(serve: Serve, tiny_bundle: Bundle, 
     assert enough.wait(60)
     first.process.send_signal(signal.SIGKILL)
     writer.join(60)
-    first.process.wait(60)
+    first.end(signal.SIGKILL)
     second = serve()
     stored = [face["id"] for face in second.client.get(url).json()["faces"]]
     assert stored[: len(acknowledged)] == list(acknowledged)

@@ -36,11 +36,11 @@ def test_counts(api: Any, vector: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["-a", ".", "..", "a b", "a%2Fb", "ä", "x" * 64, "a'b", "%00"])
-def test_names_are_checked(api: Any, name: str) -> None:
-    answer = api.put(f"/v1/collections/{name}")
+def test_names_are_checked(shared_api: Any, name: str) -> None:
+    answer = shared_api.put(f"/v1/collections/{name}")
     assert answer.status_code in (404, 405, 422)
     assert answer.headers["content-type"] == "application/problem+json"
-    assert api.get("/v1/collections").json()["collections"] == []
+    assert {item["name"] for item in shared_api.get("/v1/collections").json()["collections"]} <= {"staff"}
 
 
 def test_a_collection_of_another_model(
@@ -90,11 +90,11 @@ def test_people(api: Any, problem: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "   ", "x" * 201, "a\x00b", "a\nb", None, 5, ["a"]])
-def test_names_of_people_are_checked(api: Any, problem: Any, name: Any) -> None:
-    api.put("/v1/collections/staff")
-    body = problem(api.post("/v1/collections/staff/people", json={"name": name}), "invalid-request", 422)
+def test_names_of_people_are_checked(shared_api: Any, problem: Any, name: Any) -> None:
+    shared_api.put("/v1/collections/staff")
+    body = problem(shared_api.post("/v1/collections/staff/people", json={"name": name}), "invalid-request", 422)
     assert body["errors"][0]["field"] == "name"
-    assert api.get("/v1/collections/staff").json()["people"] == 0
+    assert shared_api.get("/v1/collections/staff").json()["people"] == 0
 
 
 def test_names_of_people_are_kept_as_they_are(api: Any) -> None:
@@ -123,9 +123,9 @@ def test_pages(api: Any) -> None:
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "cursor=x", "cursor=-1", "cursor=" + "9" * 30])
-def test_pages_are_checked(api: Any, problem: Any, query: str) -> None:
-    api.put("/v1/collections/staff")
-    problem(api.get(f"/v1/collections/staff/people?{query}"), "invalid-request", 422)
+def test_pages_are_checked(shared_api: Any, problem: Any, query: str) -> None:
+    shared_api.put("/v1/collections/staff")
+    problem(shared_api.get(f"/v1/collections/staff/people?{query}"), "invalid-request", 422)
 
 
 def test_collections_do_not_see_each_other(api: Any, problem: Any, vector: Any) -> None:

@@ -92,36 +92,36 @@ def test_a_face_that_is_also_somebody_else_is_a_warning(api: Any, vector: Any) -
         ([[1.0] * 32], "invalid-request"),
     ],
 )
-def test_embeddings_are_checked(api: Any, problem: Any, embedding: Any, slug: str) -> None:
-    person = api.person()
-    body = {"embedding": embedding, "model": api.model}
-    problem(api.post(f"/v1/collections/staff/people/{person}/faces", json=body), slug, 422)
-    problem(api.post("/v1/collections/staff/search", json=body), slug, 422)
-    assert api.get(f"/v1/collections/staff/people/{person}").json()["faces"] == 0
+def test_embeddings_are_checked(shared_api: Any, problem: Any, embedding: Any, slug: str) -> None:
+    person = shared_api.person()
+    body = {"embedding": embedding, "model": shared_api.model}
+    problem(shared_api.post(f"/v1/collections/staff/people/{person}/faces", json=body), slug, 422)
+    problem(shared_api.post("/v1/collections/staff/search", json=body), slug, 422)
+    assert shared_api.get(f"/v1/collections/staff/people/{person}").json()["faces"] == 0
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_numbers_that_are_none(api: Any, problem: Any, number: str) -> None:
-    person = api.person()
-    text = json.dumps({"embedding": [1.0] * 32, "model": api.model}).replace("1.0", number, 1)
+def test_numbers_that_are_none(shared_api: Any, problem: Any, number: str) -> None:
+    person = shared_api.person()
+    text = json.dumps({"embedding": [1.0] * 32, "model": shared_api.model}).replace("1.0", number, 1)
     url, headers = f"/v1/collections/staff/people/{person}/faces", {"Content-Type": "application/json"}
-    problem(api.post(url, content=text, headers=headers), "invalid-request", 422)
-    assert api.get(f"/v1/collections/staff/people/{person}").json()["faces"] == 0
+    problem(shared_api.post(url, content=text, headers=headers), "invalid-request", 422)
+    assert shared_api.get(f"/v1/collections/staff/people/{person}").json()["faces"] == 0
 
 
-def test_an_embedding_needs_its_model(api: Any, problem: Any, vector: Any) -> None:
-    url = f"/v1/collections/staff/people/{api.person()}/faces"
+def test_an_embedding_needs_its_model(shared_api: Any, problem: Any, vector: Any) -> None:
+    url = f"/v1/collections/staff/people/{shared_api.person()}/faces"
     embedding = vector(1).tolist()
-    problem(api.post(url, json={"embedding": embedding}), "invalid-request", 422)
-    body = problem(api.post(url, json={"embedding": embedding, "model": "0" * 16}), "model-mismatch", 409)
-    assert api.model in body["detail"]
+    problem(shared_api.post(url, json={"embedding": embedding}), "invalid-request", 422)
+    body = problem(shared_api.post(url, json={"embedding": embedding, "model": "0" * 16}), "model-mismatch", 409)
+    assert shared_api.model in body["detail"]
 
 
 @pytest.mark.parametrize("fields", [{}, {"image": "AAAA", "embedding": [1.0], "model": "x"}])
-def test_exactly_one_source(api: Any, problem: Any, fields: dict[str, Any]) -> None:
-    url = f"/v1/collections/staff/people/{api.person()}/faces"
-    problem(api.post(url, json=fields), "invalid-request", 422)
-    problem(api.post("/v1/collections/staff/search", json=fields), "invalid-request", 422)
+def test_exactly_one_source(shared_api: Any, problem: Any, fields: dict[str, Any]) -> None:
+    url = f"/v1/collections/staff/people/{shared_api.person()}/faces"
+    problem(shared_api.post(url, json=fields), "invalid-request", 422)
+    problem(shared_api.post("/v1/collections/staff/search", json=fields), "invalid-request", 422)
 
 
 def test_min_quality_of_a_crop(api: Any, problem: Any, crop: Any) -> None:
@@ -137,8 +137,8 @@ def test_min_quality_of_a_crop(api: Any, problem: Any, crop: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"sharpnes": 1}', '{"score": 2}', '{"score": "NaN"}'])
-def test_min_quality_is_checked(api: Any, problem: Any, crop: Any, text: str) -> None:
-    body = problem(enrol_image(api, api.person(), crop(1), min_quality=text), "invalid-request", 422)
+def test_min_quality_is_checked(shared_api: Any, problem: Any, crop: Any, text: str) -> None:
+    body = problem(enrol_image(shared_api, shared_api.person(), crop(1), min_quality=text), "invalid-request", 422)
     assert "min_quality" in body["detail"]
 
 

@@ -109,6 +109,6 @@ def test_replies_are_kept_over_a_restart_and_not_for_ever(make_api: Any) -> None
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "ä"])
-def test_keys_are_checked(api: Any, problem: Any, key: str) -> None:
+def test_keys_are_checked(shared_api: Any, problem: Any, key: str) -> None:
     headers = {"Idempotency-Key": key.encode()}
-    problem(api.put("/v1/collections/staff", headers=headers), "invalid-request", 422)
+    problem(shared_api.put("/v1/collections/staff", headers=headers), "invalid-request", 422)

@@ -136,8 +136,8 @@ def test_unknown_ids(api: Any, problem: Any, crop: Any) -> None:
         {"collection": "staff", "person": "p_1", "max_fnr": "0.1"},
     ],
 )
-def test_wrong_fields(api: Any, problem: Any, crop: Any, fields: dict[str, str]) -> None:
-    answer = api.post("/v1/verify", files={"image_a": crop(1)}, data=fields)
+def test_wrong_fields(shared_api: Any, problem: Any, crop: Any, fields: dict[str, str]) -> None:
+    answer = shared_api.post("/v1/verify", files={"image_a": crop(1)}, data=fields)
     problem(answer, "invalid-request", 422)
 
 

@@ -57,7 +57,7 @@ def test_every_form_of_state_dict_is_read(tmp_path: Path, state: dict[str, Tenso
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_width_and_dimension_are_read_off_the_weights(tmp_path: Path, name: str) -> None:
-    original = make_backbone(name, embedding_dim=40, width=0.25, input_size=(48, 32))
+    original = make_backbone(name, embedding_dim=40, width=0.125, input_size=(48, 32))
     found = restore_backbone(original.state_dict(), name, (48, 32), tmp_path)
     assert found.options() == original.options()
     for key, value in original.state_dict().items():

@@ -1,6 +1,7 @@
 """Calibration: probability against a brute-force optimum, FMR against the impostors, and what happens beyond them."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from facemargin.errors import CalibrationError, UnsupportedFmrError
-from facemargin.metrics import Calibration, calibrate, calibrate_scores
+from facemargin.metrics import Calibration, calibrate, calibrate_scores, logistic
 
 IMPOSTORS = 200_000
 
@@ -37,6 +38,22 @@ def cross_entropy(slope: float, intercept: float, genuine: np.ndarray, impostor:
         p = 1 / (1 + np.exp(-(slope * values.astype(np.float64) + intercept)))
         total -= weight * float((target * np.log(p) + (1 - target) * np.log(1 - p)).sum())
     return total
+
+
+def test_the_fit_takes_few_passes_over_the_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newton's method needs about ten; a search that cannot see its own end needs thousands, minutes at scale."""
+    passes, derivatives = [], logistic._derivatives
+
+    def counted(*args: Any) -> Any:
+        passes.append(1)
+        return derivatives(*args)
+
+    monkeypatch.setattr(logistic, "_derivatives", counted)
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        genuine, impostor = random.normal(0.5, 0.02 + 0.01 * seed, 600), random.normal(0, 0.125, 5000)
+        logistic.fit_logistic(genuine, impostor, prior=0.5)
+    assert len(passes) < 20 * 20
 
 
 @pytest.mark.parametrize("prior", [0.5, 0.1, 0.9])

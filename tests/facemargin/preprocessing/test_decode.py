@@ -80,13 +80,36 @@ def test_too_many_bytes_are_refused_before_anything_is_read() -> None:
         decode(b"x" * 1001, ImageLimits(max_bytes=1000))
 
 
-@pytest.mark.parametrize("header", [png_header, jpeg_header])
+def bmp_header(width: int, height: int) -> bytes:
+    return b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, width, -height, 1, 24, 0, 0, 0, 0, 0, 0)
+
+
+def os2_bmp_header(width: int, height: int) -> bytes:
+    return b"BM" + struct.pack("<IIIIHHHH", 26, 0, 26, 12, width, height, 1, 24)
+
+
+def webp_header(width: int, height: int) -> bytes:
+    canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    frame = encoded(Image.new("RGB", (1, 1)), "WEBP")[12:]
+    body = b"WEBPVP8X" + struct.pack("<II", 10, 0) + canvas + frame
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@pytest.mark.parametrize("header", [png_header, jpeg_header, bmp_header, os2_bmp_header, webp_header])
 @pytest.mark.parametrize(("width", "height"), [(20_000, 20_000), (9000, 10), (8000, 8000)])
 def test_a_huge_header_is_refused_without_decoding(header, width: int, height: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Pillow's own bomb warning must not appear either
         with pytest.raises(ImageTooLargeError, match=f"{width}x{height}"):
             decode(header(width, height))
+
+
+@pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 50}, {"lossless": True, "exif": b"Exif\0\0II*\0"}])
+def test_every_kind_of_webp_states_its_size(options: dict[str, object]) -> None:
+    data = encoded(Image.fromarray(gradient(30, 50)), "WEBP", **options)
+    with pytest.raises(ImageTooLargeError, match="50x30"):
+        decode(data[:40], ImageLimits(max_side=49))  # cut off: nothing but the header can have told
+    assert decode(data, ImageLimits(max_side=50)).shape == (30, 50, 3)
 
 
 def test_limits_are_inclusive() -> None:
