@@ -20,11 +20,11 @@ import onnxruntime
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as _ort
 from torch import nn
 
 from facemargin.bundle import MODEL_NAME, WEIGHTS_NAME, Bundle, Manifest, library_versions, write_bundle
 from facemargin.errors import ExportRefusedError
+from facemargin.onnx_model import ORT_ERRORS
 from facemargin.preprocessing import Preprocessing
 
 OPSET = 18
@@ -37,15 +37,6 @@ BATCH_SIZES = (1, 2, 7, 32)
 """Batch sizes that the parity check runs; each sees every crop it can fill."""
 
 _INPUT, _OUTPUT = "images", "embeddings"
-_ORT_ERRORS = (
-    _ort.Fail,
-    _ort.InvalidArgument,
-    _ort.InvalidGraph,
-    _ort.InvalidProtobuf,
-    _ort.NotImplemented,
-    _ort.RuntimeException,
-    RuntimeError,
-)
 
 
 @dataclass(frozen=True)
@@ -191,7 +182,7 @@ def _run(onnx_model: bytes, images: NDArray[np.float32], batch_size: int) -> NDA
         session = onnxruntime.InferenceSession(onnx_model, providers=["CPUExecutionProvider"])
         batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
         found: NDArray[np.float32] = np.concatenate([session.run([_OUTPUT], {_INPUT: batch})[0] for batch in batches])
-    except _ORT_ERRORS as error:
+    except (*ORT_ERRORS, RuntimeError) as error:
         raise ExportRefusedError(f"ONNX Runtime cannot run the model in batches of {batch_size}: {error}") from error
     return found
 

@@ -134,8 +134,8 @@ class Detector:
                 )
         except cv2.error as error:
             raise ModelNotFoundError(
-                f"{self.model} is not a face detector that OpenCV {cv2.__version__} can load; `facemargin models pull yunet` "
-                "gets one, for OpenCV 5 or newer"
+                f"{self.model} is not a face detector that OpenCV {cv2.__version__} can load; "
+                "`facemargin models pull yunet` gets one, for OpenCV 5 or newer"
             ) from error
 
 

@@ -40,7 +40,7 @@ class Process:
         found = re.fullmatch(r"facemargin: serving on (http://127\.0\.0\.1:\d+)\n", first)
         assert found, f"{first!r} {''.join(self.errors)}"
         self.said = [self.process.stdout.readline() for _ in range(5)]
-        self.client = httpx2.Client(base_url=found[1], timeout=60)
+        self.client = httpx2.Client(base_url=found[1], timeout=180)
 
     def _read_errors(self) -> None:
         assert self.process.stderr is not None
@@ -49,7 +49,7 @@ class Process:
     def end(self, number: signal.Signals) -> int:
         self.client.close()
         self.process.send_signal(number)
-        code = self.process.wait(60)
+        code = self.process.wait(180)
         self._reader.join(60)
         assert self.process.stdout is not None
         assert self.process.stderr is not None
@@ -163,9 +163,9 @@ def test_acknowledged_writes_survive_sigkill(serve: Serve, tiny_bundle: Bundle, 
 
     writer = threading.Thread(target=enrol)
     writer.start()
-    assert enough.wait(60)
+    assert enough.wait(180)
     first.process.send_signal(signal.SIGKILL)
-    writer.join(60)
+    writer.join(180)
     first.end(signal.SIGKILL)
     second = serve()
     stored = [face["id"] for face in second.client.get(url).json()["faces"]]

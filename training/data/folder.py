@@ -37,7 +37,9 @@ class LabelledImages:
 
 def images_of(person: Path) -> list[Path]:
     """The picture files of one person's folder, sorted by name."""
-    return sorted(path for path in person.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(
+        path for path in person.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
 
 
 def people_of(root: Path) -> dict[str, list[Path]]:
