@@ -6,6 +6,7 @@ Each parses, calls one library function and prints. Heavy imports are inside the
 import json
 from dataclasses import asdict
 from enum import StrEnum
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -162,13 +163,11 @@ def _import(model: Path, output: Path, backbone: str, fields: dict[str, Any]) ->
         return import_onnx(model, output, **fields)
     if not backbone:
         raise ConfigError(f"{model}: only .onnx files can be imported without --backbone NAME")
-    # The one place where the library reaches for training: by name and only when asked, for torch is needed.
-    from importlib import import_module
-
+    [importer] = entry_points(
+        group="facemargin.importers", name="checkpoint"
+    )  # needs torch, so it is not the library's
     try:
-        bundle: Bundle = import_module("training.importing").import_checkpoint(
-            model, output, backbone=backbone, **fields
-        )
+        bundle: Bundle = importer.load()(model, output, backbone=backbone, **fields)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return bundle

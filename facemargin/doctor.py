@@ -82,7 +82,11 @@ def _training_hardware() -> Finding:
         )
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else bool(probe and probe())
+    fast = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if torch.cuda.is_available()
+        else bool(probe and probe())
+    )
     precision = "bfloat16" if fast else "float32"
     return Finding(
         "training", "ok", f"torch {torch.__version__}, torchvision {torchvision.__version__}: {precision} on {device}"
@@ -102,7 +106,7 @@ def shared_people(train: Path, test: Path) -> list[str]:
 def _names(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         raise DataError(f"the image folder {folder} does not exist")
-    people = [entry.name for entry in folder.iterdir() if entry.is_dir()]
+    people = [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     return {"".join("_" if sign in " .-" else sign for sign in name.casefold()): name for name in people}
 
 

@@ -1,7 +1,7 @@
 """The whole path on real photographs over HTTP: serve a trained bundle, verify pairs, enrol twenty people, search.
 
-The bundle is `$FACEMARGIN_TEST_BUNDLE`, or one trained here for half a minute on the CelebA people. The people of the
-test are LFW's: nobody of them was trained on.
+The bundle is `$FACEMARGIN_TEST_BUNDLE`, or one trained here for half a minute on people of CelebA. The people of the
+test are LFW's; the bundle trained here has never seen them.
 """
 
 import os

@@ -266,6 +266,8 @@ def align_folder(
     if not resume:
         _remove_crops(work, walk)
     state = _State(walk, work, earlier)
+    if earlier is None:
+        state.save()  # the settings are on disk before the first crop, so that no other ones can join it
     _run(state, workers or os.cpu_count() or 1, console)
     return state.save()
 
@@ -434,7 +436,8 @@ def _earlier_report(work: _Work) -> AlignReport | None:
 def _remove_crops(work: _Work, walk: _Walk) -> None:
     (work.target / REPORT_NAME).unlink(missing_ok=True)
     for job in walk.jobs:
-        (work.target / job.crop).unlink(missing_ok=True)
+        for suffix in _SUFFIX.values():
+            (work.target / job.crop).with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -64,15 +64,18 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _config(path: Path | None, resume: bool, **flags: Any) -> "TrainConfig":
-    from training.config import load_config, make_config
+    from training.config import load_config, make_config, merge
 
     overrides: dict[str, Any] = {}
     for key, value in flags.items():
         _set(overrides, key.replace("__", "."), value)
     saved = Path(overrides.get("output", ".")) / "config.json"
     if resume and path is None and saved.is_file():
-        saved_values = json.loads(saved.read_text(encoding="utf-8"))
-        return make_config(saved_values | overrides, str(saved))
+        try:
+            values = json.loads(saved.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{saved} cannot be read ({error}); pass the run's --config instead") from error
+        return make_config(merge(values, overrides), str(saved))
     return load_config(path, overrides)
 
 
@@ -179,10 +182,15 @@ def evaluate(
     from facemargin.bundle import load_bundle, update_manifest
     from facemargin.embedder import Embedder
     from training.data.pairs import parse_folds, read_pairs
-    from training.evaluate import embed_people, evaluate_all_pairs, evaluate_bundle
+    from training.evaluate import embed_people, evaluate_all_pairs, evaluate_bundle, with_flip_sum
     from training.plots import Scores, plot_roc, plot_scores
 
     loaded, protocol = load_bundle(bundle), read_pairs(pairs)
+    if record and flip_sum not in (None, loaded.manifest.flip_sum):
+        raise ConfigError("--record writes what the bundle itself reaches; leave --flip-sum/--no-flip-sum away")
+    for picture in (roc, histogram):
+        if picture is not None and picture.suffix not in (".png", ".svg"):
+            raise ConfigError(f"{picture} must end in .png or .svg")
     chosen = None if folds is None else parse_folds(folds)
     detecting = _detector(detector, aligned)
     report = evaluate_bundle(
@@ -194,7 +202,8 @@ def evaluate(
         people = (protocol if chosen is None else protocol.select(chosen)).people()
         template = loaded.manifest.preprocessing.template
         vectors, names = embed_people(
-            Embedder(loaded).embed, images, people, aligned=aligned, detector=detecting, template=template
+            Embedder(with_flip_sum(loaded, flip_sum)).embed, images, people, aligned=aligned, detector=detecting,
+            template=template,
         )  # fmt: skip
         everyone = evaluate_all_pairs(vectors, names, protocol=f"all pairs of {report.protocol}")
     if roc is not None:
@@ -202,8 +211,10 @@ def evaluate(
     if histogram is not None:
         plot_scores(report.genuine, report.impostor, histogram, title=report.protocol)
     if record:
-        records = report.records() + (() if everyone is None else everyone.records())
-        update_manifest(loaded, loaded.manifest.model_copy(update={"metrics": records}))
+        found = report.records() + (() if everyone is None else everyone.records())
+        kept = {(old.protocol, old.name): old for old in loaded.manifest.metrics}
+        kept |= {(new.protocol, new.name): new for new in found}
+        update_manifest(loaded, loaded.manifest.model_copy(update={"metrics": tuple(kept.values())}))
     if as_json:
         content = report.model_dump(mode="json", exclude={"similarity", "same", "fold"})
         _print_json(content | {"all_pairs": None if everyone is None else everyone.model_dump(mode="json")})
@@ -220,7 +231,9 @@ def calibrate(
     folds: Annotated[str | None, typer.Option(help="Folds of the pairs file, such as 5.")] = None,
     aligned: Aligned = False,
     detector: DetectorFile = None,
-    prior: Annotated[float, typer.Option(help="P(same) before the photographs are seen.")] = 0.5,
+    prior: Annotated[
+        float, typer.Option(min=1e-6, max=1 - 1e-6, help="P(same) before the photographs are seen.")
+    ] = 0.5,
     source: Annotated[str, typer.Option(help="Whose photographs these are, for the manifest.")] = "",
     as_json: Json = False,
 ) -> None:
@@ -298,8 +311,8 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="Some seconds only: proves that everything works; its figures mean nothing.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the drawn people, the split, the weights and the order.")] = 0,
-    port: Annotated[int, typer.Option(help="Port of the service; 0 takes a free one.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the drawn people, the split, the weights and the order.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the service; 0 takes a free one.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Run the whole system once: train, evaluate, export, serve, enrol, verify and search."""
@@ -318,12 +331,12 @@ def align(
     source: Annotated[Path, typer.Argument(metavar="FROM", help="Photographs, one folder a person.")],
     target: Annotated[Path, typer.Argument(metavar="TO", help="Where the aligned crops go.")],
     template: Annotated[Template, typer.Option(help="Alignment template.")] = Template.arcface,
-    workers: Annotated[int, typer.Option(help="Processes; 0 takes one for each processor.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 takes one for each processor.")] = 0,
     face: Annotated[FacePolicy, typer.Option(help="Which one of several faces.")] = FacePolicy.central,
     crop_format: Annotated[
         CropFormat, typer.Option("--format", help="png is lossless, jpeg smaller.")
     ] = CropFormat.png,
-    score_threshold: Annotated[float, typer.Option(help="Lowest confidence of a detection.")] = 0.6,
+    score_threshold: Annotated[float, typer.Option(min=0.01, max=0.99, help="Lowest confidence of a detection.")] = 0.6,
     restart: Annotated[bool, typer.Option("--restart", help="Make every crop anew instead of going on.")] = False,
     detector: DetectorFile = None,
     as_json: Json = False,

@@ -22,7 +22,7 @@ from training.evaluate import calibrate_bundle, evaluate_bundle
 from training.evaluation_report import EvaluationReport
 from training.plots import Scores, plot_roc
 from training.publish import publish
-from training.trainer import TrainResult, train
+from training.trainer import TrainResult, require_same_run, train
 
 
 class HeadResult(BaseModel):
@@ -46,7 +46,7 @@ class HeadResult(BaseModel):
     steps: int
     images: int
     minutes: float
-    loss: float
+    loss: float | None
     hardware: str
     precision: str
     validation: dict[str, float]
@@ -93,6 +93,7 @@ def compare(
 def _one(config: TrainConfig, test: EvaluationConfig, pairs: Pairs, console: Console) -> HeadResult | None:
     done = config.output / "result.json"
     if done.exists():
+        require_same_run(config, json.loads((config.output / "config.json").read_text(encoding="utf-8")), config.output)
         return HeadResult.model_validate_json(done.read_text(encoding="utf-8"))
     trained = train(config, resume=bool(checkpoints_in(config.output / "checkpoints")), console=console)
     if not trained.finished:
@@ -109,18 +110,19 @@ def _one(config: TrainConfig, test: EvaluationConfig, pairs: Pairs, console: Con
     )
     update_manifest(bundle, bundle.manifest.model_copy(update={"metrics": report.records()}))
     result = _result(config, trained, report)
-    done.write_text(result.model_dump_json(indent=1), encoding="utf-8")
+    partial = done.with_suffix(".partial")
+    partial.write_text(result.model_dump_json(indent=1), encoding="utf-8")
+    partial.replace(done)
     console.print(report.to_table())
     return result
 
 
 def _bundle_of(config: TrainConfig, test: EvaluationConfig) -> Bundle:
     folder = config.output / "bundle"
-    if (folder / MANIFEST_NAME).exists():
-        return load_bundle(folder)
-    bundle = publish(config.output, folder, flip_sum=test.flip_sum)
+    exported = (folder / MANIFEST_NAME).exists()
+    bundle = load_bundle(folder) if exported else publish(config.output, folder, flip_sum=test.flip_sum)
     validation = config.validation
-    if validation is None:
+    if validation is None or bundle.manifest.calibration is not None:
         return bundle
     people = None
     if validation.pairs is not None:

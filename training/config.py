@@ -3,6 +3,7 @@
 Paths are taken relative to the current folder, as on the command line.
 """
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -186,7 +187,7 @@ class TrainConfig(_Frozen):
     @field_validator("device")
     @classmethod
     def _known_device(cls, device: str) -> str:
-        if device not in ("auto", "cpu", "cuda") and not device.startswith("cuda:"):
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
             raise ValueError(f"device must be auto, cpu, cuda or cuda:N; got {device!r}")
         return device
 
@@ -196,11 +197,12 @@ class TrainConfig(_Frozen):
         return self.heads.get(self.head, {})
 
 
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Nested values with changes laid over them; a table keeps the keys that the change does not name."""
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 
 
@@ -255,7 +257,7 @@ def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> T
             raise ConfigError(f"cannot read the config {path}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not valid TOML: {error}") from error
-    values = _fill_protocol(_merge(values, overrides or {}))
+    values = _fill_protocol(merge(values, overrides or {}))
     if "output" not in values:
         raise ConfigError("no output folder: set `output` in the config or pass --output DIR")
     return make_config(values, str(path) if path else "flags")

@@ -51,15 +51,17 @@ class CropReader:
             DataError: a file that cannot be read, or one declared to be aligned whose sides have another ratio.
             ImageError: a file that is no accepted picture.
         """
-        image = read_image(path, _LIMITS)
         if self.detector is None:
-            return self._checked(path, image)
+            return self.read_aligned(path)
+        image = read_image(path, _LIMITS)
         faces = self.detector.detect(image)
         if not faces:
             return None
         return align(image, central_face(faces, image.shape[:2]).landmarks, self.template)
 
-    def _checked(self, path: Path, crop: Crop) -> Crop:
+    def read_aligned(self, path: Path) -> Crop:
+        """The picture itself, declared to be an aligned crop; errors as in `read`."""
+        crop = read_image(path, _LIMITS)
         height, width = template_named(self.template).size
         if abs(crop.shape[0] * width / (crop.shape[1] * height) - 1) > _SHAPE_TOLERANCE:
             raise DataError(

@@ -146,8 +146,7 @@ def evaluate_bundle(
         DataError: as in `evaluate_pairs`.
         ImageError: as in `evaluate_pairs`.
     """
-    if flip_sum is not None:
-        bundle = replace(bundle, manifest=bundle.manifest.model_copy(update={"flip_sum": flip_sum}))
+    bundle = with_flip_sum(bundle, flip_sum)
     return evaluate_pairs(
         Embedder(bundle).embed,
         pairs,
@@ -160,6 +159,13 @@ def evaluate_bundle(
         protocol=protocol,
         console=console,
     )
+
+
+def with_flip_sum(bundle: Bundle, flip_sum: bool | None) -> Bundle:
+    """The bundle as it would be with another `flip_sum`; None leaves it as it is. Nothing is written."""
+    if flip_sum is None:
+        return bundle
+    return replace(bundle, manifest=bundle.manifest.model_copy(update={"flip_sum": flip_sum}))
 
 
 def evaluate_all_pairs(

@@ -30,6 +30,11 @@ def has_amx() -> bool:
     return bool(probe and probe())
 
 
+def _gpu_has_bfloat16(device: torch.device) -> bool:
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def choose_precision(wanted: str, device: torch.device) -> Precision:
     """bfloat16 where the CPU has AMX or the GPU supports it, else float32, unless the config names one.
 
@@ -37,7 +42,7 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
     """
     if wanted in get_args(Precision):
         return cast(Precision, wanted)
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_amx()
+    fast = _gpu_has_bfloat16(device) if device.type == "cuda" else has_amx()
     return "bfloat16" if fast else "float32"
 
 

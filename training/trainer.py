@@ -19,8 +19,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from facemargin import __version__
 from facemargin.backbones import Backbone, make_backbone
-from facemargin.errors import CheckpointError, ConfigError, NonFiniteLossError
+from facemargin.errors import CheckpointError, ConfigError, DataError, ImageError, NonFiniteLossError
 from facemargin.heads import HEADS, Head, make_head
+from training.align import REPORT_NAME
 from training.checkpoint import (
     Checkpoint,
     checkpoints_in,
@@ -47,11 +48,13 @@ class History:
     Attributes:
         seconds: time spent in the loop, over all resumptions, without validation.
         images: images trained on.
+        loss: of the last step; None before the first.
         validation: one record an evaluation: epoch, step and figures.
     """
 
     seconds: float = 0.0
     images: int = 0
+    loss: float | None = None
     validation: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -63,7 +66,7 @@ class TrainResult:
         checkpoint: newest checkpoint.
         step: optimizer steps done.
         finished: False when the run was interrupted and can be resumed.
-        loss: loss of the last step.
+        loss: loss of the last step; None when there was none.
         history: what was measured.
         people, images: size of the training set.
         hardware, precision: what it ran on.
@@ -72,7 +75,7 @@ class TrainResult:
     checkpoint: Path
     step: int
     finished: bool
-    loss: float
+    loss: float | None
     history: History
     people: int
     images: int
@@ -176,7 +179,7 @@ def _advice(config: TrainConfig) -> str:
         options.append(f"raise the minimum of heads.{config.head}.annealing")
     elif HEADS[config.head].has_margin:
         options.append(f"lower heads.{config.head}.margin")
-    return ", or ".join(options) + "; then start again, or go on with --resume from the last checkpoint"
+    return ", or ".join(options) + "; then start anew in another output folder"
 
 
 class Trainer:
@@ -197,6 +200,7 @@ class Trainer:
         self.total_steps = self.plan.steps_per_epoch * config.epochs
         self.device = choose_device(config.device)
         self.precision = choose_precision(config.precision, self.device)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # a resumed run repeats itself
         torch.manual_seed(config.seed)
         backbone = build_backbone(config)
         self.backbone = backbone.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -251,7 +255,7 @@ class Trainer:
             CheckpointError: the checkpoint is of another config or of other training data.
         """
         state = checkpoint.state
-        _require_same_run(self.config, state["config"], checkpoint.path)
+        require_same_run(self.config, state["config"], checkpoint.path)
         if state["data"] != data_record(self.images):
             raise CheckpointError(
                 f"{checkpoint.path} was trained on {state['data']['people']} people and {state['data']['images']} "
@@ -281,7 +285,12 @@ def data_record(images: LabelledImages) -> dict[str, Any]:
     return {"people": len(images.people), "images": len(images.paths), "sha256": images.fingerprint()}
 
 
-def _require_same_run(config: TrainConfig, saved: dict[str, Any], path: Path) -> None:
+def require_same_run(config: TrainConfig, saved: dict[str, Any], path: Path) -> None:
+    """Compare a config with the saved one of a run; where it lies and how often it saves may differ.
+
+    Raises:
+        CheckpointError: naming the settings that differ.
+    """
     free = ("output", "checkpoint_minutes", "keep_checkpoints", "test")
     now = json.loads(config.model_dump_json())
     for values in (now, saved := dict(saved)):
@@ -305,15 +314,20 @@ def _open_trace(path: Path, step: int) -> TextIO:
     return path.open("a", encoding="utf-8")
 
 
-def _prepare_output(config: TrainConfig, resume: bool) -> Path:
+def _checkpoint_folder(config: TrainConfig, resume: bool) -> Path:
     checkpoints = config.output / "checkpoints"
     if checkpoints_in(checkpoints) and not resume:
         raise ConfigError(f"{config.output} already holds a run; pass --resume to go on with it, or another --output")
     if resume:
         newest_checkpoint(checkpoints)
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    (config.output / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return checkpoints
+
+
+def _write_config(config: TrainConfig) -> None:
+    config.output.mkdir(parents=True, exist_ok=True)
+    partial = config.output / ".config.json.partial"
+    partial.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    partial.replace(config.output / "config.json")
 
 
 def train(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> TrainResult:
@@ -335,9 +349,10 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
     images = training_images(config)
     trainer = Trainer(config, images)
     validator = Validator.load(config.validation, config.preprocessing.template) if config.validation else None
-    checkpoints = _prepare_output(config, resume)
+    checkpoints = _checkpoint_folder(config, resume)
     if resume:
         trainer.restore(load_checkpoint(newest_checkpoint(checkpoints)))
+    _write_config(config)
     _introduce(trainer, console)
     with _stop_signals() as stop:
         return _run(trainer, validator, checkpoints, console, stop)
@@ -355,6 +370,13 @@ def _introduce(trainer: Trainer, console: Console) -> None:
         + (f", resumed at step {trainer.step:,}" if trainer.step else ""),
         highlight=False,
     )
+    unaligned = [str(folder) for folder in config.data.folders if not (folder / REPORT_NAME).exists()]
+    if unaligned:
+        console.print(
+            f"[yellow]note:[/] no {REPORT_NAME} in {', '.join(unaligned)}: the pictures are taken as aligned crops; "
+            "`facemargin data align` makes them from photographs",
+            highlight=False,
+        )
     if problem := trainer.head.diagnose(trainer.total_steps):
         console.print(f"[yellow]warning:[/] {problem}", highlight=False)
 
@@ -377,7 +399,7 @@ def _run(
     def save() -> Path:
         return save_checkpoint(checkpoints, trainer.step, trainer.state(), keep=config.keep_checkpoints)
 
-    loss_value, saved_at = math.nan, time.monotonic()
+    saved_at = time.monotonic()
     trainer.network.train()
     with (
         _open_trace(config.output / "loss.csv", trainer.step) as trace,
@@ -385,42 +407,47 @@ def _run(
         TrainingProgress(console, trainer.total_steps, trainer.step) as progress,
     ):
         started = time.monotonic()
-        for crops, labels in loader:
-            loss_value = float(trainer.train_step((crops, labels)))
-            if not math.isfinite(loss_value):
-                earlier = checkpoints_in(checkpoints)
-                raise NonFiniteLossError(
-                    step=trainer.step,
-                    head=config.head,
-                    advice=_advice(config),
-                    checkpoint=earlier[-1] if earlier else None,
-                )
-            trace.write(f"{trainer.step},{loss_value!r}\n")
-            now = time.monotonic()
-            trainer.history.seconds += now - started
-            started = now
-            trainer.history.images += len(labels)
-            rate_img_s = trainer.history.images / trainer.history.seconds
-            progress.update(trainer.step, loss_value, rate_img_s, plan)
-            if trainer.step % LOG_EVERY_STEPS == 0:
-                _log(events, trainer, loss_value, rate_img_s)
-            epoch_done = trainer.step % plan.steps_per_epoch == 0
-            if epoch_done and validator is not None and _due(trainer):
-                figures = validator.measure(trainer.network, config.preprocessing, trainer.device)
-                _record(trainer, figures, events, console)
-            if epoch_done or stop.is_set() or now - saved_at > 60 * config.checkpoint_minutes:
-                trace.flush()
-                save()
-                saved_at = time.monotonic()
-            if stop.is_set():
-                console.print(f"interrupted at step {trainer.step:,}; saved. Go on with --resume", highlight=False)
-                break
-            started = time.monotonic()
+        try:
+            for crops, labels in loader:
+                loss_value = float(trainer.train_step((crops, labels)))
+                if not math.isfinite(loss_value):
+                    earlier = checkpoints_in(checkpoints)
+                    raise NonFiniteLossError(
+                        step=trainer.step,
+                        head=config.head,
+                        advice=_advice(config),
+                        checkpoint=earlier[-1] if earlier else None,
+                    )
+                trace.write(f"{trainer.step},{loss_value!r}\n")
+                now = time.monotonic()
+                trainer.history.loss = loss_value
+                trainer.history.seconds += now - started
+                started = now
+                trainer.history.images += len(labels)
+                rate_img_s = trainer.history.images / trainer.history.seconds
+                progress.update(trainer.step, loss_value, rate_img_s, plan)
+                if trainer.step % LOG_EVERY_STEPS == 0:
+                    _log(events, trainer, loss_value, rate_img_s)
+                epoch_done = trainer.step % plan.steps_per_epoch == 0
+                if epoch_done and validator is not None and _due(trainer):
+                    figures = validator.measure(trainer.network, config.preprocessing, trainer.device)
+                    _record(trainer, figures, events, console)
+                if epoch_done or stop.is_set() or now - saved_at > 60 * config.checkpoint_minutes:
+                    trace.flush()
+                    save()
+                    saved_at = time.monotonic()
+                if stop.is_set():
+                    console.print(f"interrupted at step {trainer.step:,}; saved. Go on with --resume", highlight=False)
+                    break
+                started = time.monotonic()
+        except (DataError, ImageError):
+            save()  # what was learned before the picture that cannot be read
+            raise
     return TrainResult(
         checkpoint=save(),
         step=trainer.step,
         finished=trainer.step == trainer.total_steps,
-        loss=loss_value,
+        loss=trainer.history.loss,
         history=trainer.history,
         people=len(trainer.images.people),
         images=len(trainer.images.paths),

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from facemargin.bundle import load_bundle
-from facemargin.errors import ConfigError
+from facemargin.errors import CheckpointError, ConfigError
 from training.compare import compare
 from training.config import TrainConfig
 
@@ -69,6 +69,9 @@ def test_a_comparison_writes_its_results_and_skips_what_is_done(recipe: TrainCon
     again = compare(recipe, ["softmax", "am-softmax"], [0], console=QUIET)
     assert [result.test.accuracy for result in again] == [result.test.accuracy for result in results]
     assert (recipe.output / "softmax-seed0" / "loss.csv").stat().st_mtime_ns == before
+
+    with pytest.raises(CheckpointError, match="other settings of: epochs"):
+        compare(recipe.model_copy(update={"epochs": 2}), ["softmax"], [0], console=QUIET)
 
 
 def test_what_cannot_be_compared_is_refused(recipe: TrainConfig, tiny_config: Callable[..., TrainConfig]) -> None:

@@ -1,5 +1,7 @@
 """Device and precision follow the machine unless the config says otherwise."""
 
+import contextlib
+
 import pytest
 import torch
 
@@ -18,8 +20,9 @@ def test_a_cpu_trains_in_bfloat16_only_with_amx(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_gpu_trains_in_bfloat16_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     for supported, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda supported=supported: supported)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, supported=supported: supported)
         assert choose_precision("auto", torch.device("cuda")) == expected
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from facemargin.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
+from facemargin.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError, UnsupportedImageError
 from facemargin.heads import HEADS
 from training.checkpoint import checkpoints_in, load_checkpoint
 from training.config import TrainConfig
@@ -149,6 +149,19 @@ def test_validation_people_are_checked_before_training(tiny_config: MakeConfig, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_picture_saves_what_was_learned(
+    tiny_config: MakeConfig, tmp_path: Path, drawn_people: Path, workers: int
+) -> None:
+    people = tmp_path / "people"
+    shutil.copytree(drawn_people, people)
+    (people / "person03" / "2.png").write_bytes(b"no picture")
+    config = tiny_config(data={"folders": [people], "workers": workers})
+    with pytest.raises(UnsupportedImageError, match=r"person03.2\.png"):
+        train(config, console=QUIET)
+    assert checkpoints_in(config.output / "checkpoints")
+
+
 def test_the_lambda_schedule_is_stated_for_the_run(tiny_config: MakeConfig) -> None:
     planned = build_head(tiny_config(head="a-softmax"), 8, 100).annealing
     longer = build_head(tiny_config(head="a-softmax"), 8, 1000).annealing
@@ -193,8 +206,10 @@ def test_resuming_needs_a_checkpoint_of_the_same_run_and_data(
     with pytest.raises(CheckpointError, match="start the run without --resume"):
         train(tiny_config(), resume=True, console=QUIET)
     train(tiny_config(epochs=1), console=QUIET)
+    saved = (tmp_path / "run" / "config.json").read_bytes()
     with pytest.raises(CheckpointError, match="other settings of: batch_size, seed"):
         train(tiny_config(epochs=1, seed=1, batch_size=4), resume=True, console=QUIET)
+    assert (tmp_path / "run" / "config.json").read_bytes() == saved
     fewer = tmp_path / "people"
     shutil.copytree(drawn_people, fewer)
     config = tiny_config(epochs=1, output=tmp_path / "second", data={"folders": [fewer], "workers": 0})
@@ -209,6 +224,7 @@ def test_a_finished_run_can_be_resumed_without_effect(tiny_config: MakeConfig) -
     first = train(config, console=QUIET)
     second = train(config, resume=True, console=QUIET)
     assert (second.step, second.finished, second.checkpoint) == (first.step, True, first.checkpoint)
+    assert second.loss == first.loss
 
 
 def test_restore_model_gives_the_trained_network(tiny_config: MakeConfig) -> None:

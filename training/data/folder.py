@@ -42,6 +42,11 @@ def images_of(person: Path) -> list[Path]:
     )
 
 
+def person_folders(root: Path) -> list[Path]:
+    """The folders of the people under `root`, sorted by name; hidden ones are no people."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
 def people_of(root: Path) -> dict[str, list[Path]]:
     """The people of an image folder with their picture files.
 
@@ -50,7 +55,7 @@ def people_of(root: Path) -> dict[str, list[Path]]:
     """
     if not root.is_dir():
         raise DataError(f"the image folder {root} does not exist")
-    people = {person.name: images_of(person) for person in sorted(root.iterdir()) if person.is_dir()}
+    people = {person.name: images_of(person) for person in person_folders(root)}
     if not people:
         raise DataError(f"{root} has no folders; expected one folder a person with pictures inside")
     empty = [name for name, images in people.items() if not images]

@@ -4,16 +4,19 @@ So a run that stops and resumes sees the same batches, with any number of loader
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from facemargin.preprocessing import Preprocessing, read_image
+from facemargin.preprocessing import Preprocessing
 from training.augmentation import augment
 from training.config import AugmentationConfig
+from training.crops import CropReader
 from training.data.folder import LabelledImages
 
 Sample = tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], int]
@@ -70,15 +73,16 @@ class _Steps:
 class AugmentedCrops(Dataset[Sample]):
     """Aligned crops with augmentation, addressed by (epoch, sample)."""
 
-    def __init__(self, images: LabelledImages, augmentation: AugmentationConfig, seed: int) -> None:
+    def __init__(self, images: LabelledImages, augmentation: AugmentationConfig, seed: int, template: str) -> None:
         self.images, self.augmentation, self.seed = images, augmentation, seed
+        self.reader = CropReader(template)
 
     def __len__(self) -> int:
         return len(self.images.paths)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, sample = key
-        crop = read_image(self.images.paths[sample])
+        crop = self.reader.read_aligned(self.images.paths[sample])
         random = np.random.default_rng((self.seed, epoch, sample))
         return augment(crop, self.augmentation, random), self.images.labels[sample]
 
@@ -90,6 +94,12 @@ class _Collate:
     def __call__(self, samples: list[Sample]) -> Batch:
         crops = [self.preprocessing.normalise(crop[None]) for crop, _ in samples]
         return torch.from_numpy(np.concatenate(crops)), torch.tensor([label for _, label in samples])
+
+
+def _start_worker(_: int) -> None:
+    """Leave Ctrl-C to the training process, which saves; one OpenCV thread a process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
 
 
 def default_workers() -> int:
@@ -111,11 +121,12 @@ def make_loader(
     """Batches (float32 (N, 3, H, W), int64 (N,)) for the steps from `first_step` up to but without `last_step`."""
     processes = default_workers() if workers is None else workers
     return DataLoader(
-        AugmentedCrops(images, augmentation, plan.seed),
+        AugmentedCrops(images, augmentation, plan.seed, preprocessing.template),
         batch_sampler=_Steps(plan, first_step, last_step),
         generator=torch.Generator(),  # not the global one, whose state a resumed run restores
         collate_fn=_Collate(preprocessing),
         num_workers=processes,
         pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
         prefetch_factor=4 if processes else None,
     )
