@@ -5,11 +5,11 @@ FROM python:3.13-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/facemargin
 WORKDIR /source
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY facemargin facemargin
 COPY service service
 COPY training training
-RUN /opt/facemargin/bin/pip install ".[serve]"
+RUN /opt/facemargin/bin/pip install --constraint constraints.txt ".[serve]"
 # A dependency that brings torch would make the image four times as large: fail here and not in production.
 RUN /opt/facemargin/bin/python -c "import importlib.util as u, service.app; assert u.find_spec('torch') is None"
 
@@ -30,6 +30,6 @@ VOLUME /data
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health/ready', timeout=4)"]
+    CMD ["python", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:8000/health/ready', timeout=4)"]
 ENTRYPOINT ["facemargin"]
 CMD ["serve", "--host", "0.0.0.0", "--port", "8000"]

@@ -12,20 +12,38 @@ from typing import Annotated, Any, TypeVar, get_origin
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.errors import BadBodyError, InvalidBase64Error, UnsupportedMediaTypeError
+from service.faces import check_image_count
 
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,")
 _MAX_PARTS = 1000
+_MAX_FIELDS = 100
 
 
 class Body(BaseModel):
     """Base of request bodies: unknown fields are refused, numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > _MAX_FIELDS:
+            raise ValueError(f"an object has {len(value)} fields; at most {_MAX_FIELDS} are accepted")
+        return value
 
 
 BodyT = TypeVar("BodyT", bound=Body)
@@ -52,6 +70,17 @@ ImageBytes = Annotated[
 """An image file: base64 text in JSON, a file part in a form."""
 
 
+def _counted(value: Any, info: ValidationInfo) -> Any:
+    """The list as it is, refused before any base64 is decoded where it is longer than the setting allows."""
+    if isinstance(value, list):
+        check_image_count(len(value), (info.context or {}).get("max_images", _MAX_PARTS))
+    return value
+
+
+Images = Annotated[list[ImageBytes], Field(min_length=1, max_length=_MAX_PARTS), BeforeValidator(_counted)]
+"""Image files, at most as many as the setting ``max_images``."""
+
+
 def body_of(model: type[BodyT]) -> Callable[[Request], Awaitable[BodyT]]:
     """A dependency that reads the body into the model."""
 
@@ -65,9 +94,10 @@ def body_of(model: type[BodyT]) -> Callable[[Request], Awaitable[BodyT]]:
 
 
 async def _read(request: Request, model: type[BodyT]) -> BodyT:
+    limits = {"max_images": request.app.state.service.settings.max_images}
     media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
-        return model.model_validate(await _form(request, model))
+        return model.model_validate(await _form(request, model), context=limits)
     if media_type not in ("application/json", ""):
         raise UnsupportedMediaTypeError(
             f"the body is {media_type}; send application/json or multipart/form-data", media_type=media_type
@@ -77,7 +107,7 @@ async def _read(request: Request, model: type[BodyT]) -> BodyT:
         raise BadBodyError("the request has no body; send JSON or a multipart form")
     if not media_type:
         raise UnsupportedMediaTypeError("the body has no Content-Type; send application/json or multipart/form-data")
-    return model.model_validate_json(body)
+    return model.model_validate_json(body, context=limits)
 
 
 class _FormInMemory(MultiPartParser):
@@ -93,6 +123,8 @@ async def _form(request: Request, model: type[Body]) -> dict[str, Any]:
         form = await parser.parse()
     except MultiPartException as error:
         raise BadBodyError(f"the multipart form cannot be read: {error.message}") from error
+    except UnicodeError as error:
+        raise BadBodyError("the multipart form cannot be read: its charset does not fit it; send UTF-8") from error
     try:
         return await _values(form, model)
     finally:

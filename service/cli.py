@@ -2,6 +2,7 @@
 
 import json
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,18 +41,19 @@ def serve(
     from service.app import create_app
     from service.server import address_of, demand_key_beyond_loopback, listen, run
     from service.settings import read_settings
-    from service.store import Store
     from service.store.keys import key_state
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = read_settings(bundle=bundle, store=store, detector=detector)
-    with Store(settings.store) as opened, opened.read() as session:
-        state = key_state(session)
-    demand_key_beyond_loopback(host, state.active)
-    with listen(host, port) as bound:
-        app = create_app(settings)
-        lines = [f"facemargin: serving on {address_of(bound)}", *_description(app.state.service), _about_keys(*state)]
-        run(app, bound, started=lambda: typer.echo("\n".join(lines)))
+    app = create_app(settings)
+    service: Service = app.state.service
+    with closing(service):
+        with service.store.read() as session:
+            state = key_state(session)
+        demand_key_beyond_loopback(host, state.active)
+        with listen(host, port) as bound:
+            lines = [f"facemargin: serving on {address_of(bound)}", *_description(service), _about_keys(*state)]
+            run(app, bound, started=lambda: typer.echo("\n".join(lines)))
 
 
 def _description(service: "Service") -> list[str]:

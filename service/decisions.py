@@ -85,9 +85,13 @@ class Decisions:
 
 def fmr_of_search(fpir: float, templates: int) -> float:
     """FMR = 1 - (1 - FPIR)^(1/N), without the loss of digits that the formula as written has for small rates."""
+    if templates == 1 or fpir >= 1.0:
+        return fpir
     return -math.expm1(math.log1p(-fpir) / templates)
 
 
 def fpir_of_search(fmr: float, templates: int) -> float:
     """FPIR = 1 - (1 - FMR)^N: the chance that a stranger reaches this similarity with anybody."""
-    return 1.0 if fmr >= 1.0 else -math.expm1(templates * math.log1p(-fmr))
+    if templates == 1 or fmr >= 1.0:
+        return fmr
+    return -math.expm1(templates * math.log1p(-fmr))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from facemargin.embedder import Embedder
 from facemargin.errors import FaceCountError, ImageError
 from facemargin.preprocessing import TEMPLATES, Detector, Face, ImageLimits, decode, one_face
+from facemargin.preprocessing.normalise import resized
 from facemargin.preprocessing.quality import Quality, measure, measure_crop
 from service.errors import (
     CropShapeError,
@@ -55,6 +56,18 @@ class _Found:
     size: tuple[int, int]
     faces: list[Face | None]
     crops: list[NDArray[np.uint8]]
+
+
+def check_image_count(count: int, limit: int) -> None:
+    """Pass if a request may have this many images.
+
+    Raises:
+        TooManyImagesError: more than the limit.
+    """
+    if count > limit:
+        raise TooManyImagesError(
+            f"the request has {count} images; at most {limit} are accepted", images=count, limit=limit
+        )
 
 
 class FaceEngine:
@@ -102,12 +115,7 @@ class FaceEngine:
             RejectedImageError: names the image; its cause is the ImageError, FaceCountError, CropShapeError or
                 TooManyFacesError.
         """
-        if len(images) > self._max_images:
-            raise TooManyImagesError(
-                f"the request has {len(images)} images; at most {self._max_images} are accepted",
-                images=len(images),
-                limit=self._max_images,
-            )
+        check_image_count(len(images), self._max_images)
         return await self._in_thread(partial(self._embed, images, aligned=aligned, policy=face))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -148,7 +156,10 @@ class FaceEngine:
         return faces
 
     def _checked_crop(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The image itself if it has the shape of a crop, up to scale."""
+        """The image at the template's size, if it has the shape of a crop up to scale.
+
+        Of that size the crops of photographs are too, so sharpness is comparable; and no large picture is kept.
+        """
         name = self.embedder.preprocessing.template
         height, width = TEMPLATES[name].size
         if abs(image.shape[0] * width / (image.shape[1] * height) - 1) > _ASPECT_TOLERANCE:
@@ -157,17 +168,11 @@ class FaceEngine:
                 f"the image has {image.shape[1]}x{image.shape[0]}",
                 template=name,
             )
-        return image
+        return resized(image, (height, width))
 
     def _embeddings(self, crops: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """One embedding per crop; crops of one size share an inference."""
-        by_shape: dict[tuple[int, ...], list[int]] = {}
-        for number, crop in enumerate(crops):
-            by_shape.setdefault(crop.shape, []).append(number)
-        embeddings: dict[int, NDArray[np.float32]] = {}
-        for numbers in by_shape.values():
-            embeddings |= zip(numbers, self.embedder.embed(np.stack([crops[n] for n in numbers])), strict=True)
-        return [embeddings[number] for number in range(len(crops))]
+        """One embedding per crop; all crops have the template's size."""
+        return list(self.embedder.embed(np.stack(crops))) if crops else []
 
 
 def _embedded(found: _Found, embeddings: list[NDArray[np.float32]]) -> EmbeddedImage:

@@ -5,6 +5,7 @@ index is: with ``templates=best`` every face is an entry, and a person is as sim
 every person is one entry, the mean of the faces scaled to unit length.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -13,18 +14,24 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from facemargin.errors import FacemarginError
 from facemargin.index import Index, ReadersWriterLock, make_index
 from service.store import CollectionRow, PersonRow, Store
 from service.store.faces import faces, vectors_of_collection
 from service.store.people import collections
+
+log = logging.getLogger("facemargin.service")
 
 Templates = Literal["best", "mean"]
 Vector = NDArray[np.float32]
 
 _SMALLEST_MEAN = 1e-3
 _FIRST_K = 64
+_FAILURES = (MemoryError, RuntimeError, FacemarginError)
+"""What an index may raise: no memory, an exception of faiss, or a refusal."""
 
 
 class Entry(NamedTuple):
@@ -79,11 +86,15 @@ class Gallery:
     Args:
         index: a name in `facemargin.index.INDEXES`.
         templates: how a person with several faces is compared.
+
+    Attributes:
+        stale: row numbers of the collections whose index is apart from the store.
     """
 
     def __init__(self, *, index: str, templates: Templates) -> None:
         self._kind = index
         self.templates = templates
+        self.stale: set[int] = set()
         self._shelves: dict[int, _Shelf] = {}
         self._lock = ReadersWriterLock()
 
@@ -120,6 +131,33 @@ class Gallery:
                 if complete or len(hits) >= limit:
                     return hits[:limit]
                 k = min(len(shelf.index), 8 * k)
+
+    def follow(self, store: Store, changes: Sequence[Change]) -> None:
+        """Take over what was committed; an index that fails at that is rebuilt, at the latest after another write.
+
+        Never raises what an index or the store does: the write is on the disk and must be answered.
+        """
+        try:
+            self.apply(changes)
+        except _FAILURES:
+            log.exception("an index did not take a write; it is rebuilt from the store")
+            self.stale |= {change.collection for change in changes}
+        if not self.stale:
+            return
+        try:
+            self._rebuild(store)
+        except (*_FAILURES, SQLAlchemyError):
+            log.exception("an index could not be rebuilt; the service is not ready")
+
+    def _rebuild(self, store: Store) -> None:
+        with store.read() as session, self._lock.write():
+            for number in sorted(self.stale):
+                row = session.get(CollectionRow, number)
+                if row is not None:
+                    self._shelves[number] = self._built(session, row)
+                else:
+                    self._shelves.pop(number, None)
+                self.stale.discard(number)
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Take over what was committed; searches see all of it or nothing."""
@@ -163,7 +201,8 @@ def unit_mean(vectors: Sequence[Vector]) -> Vector:
 
 def difference(collection: CollectionRow, before: Sequence[Entry], after: Sequence[Entry]) -> Change:
     """The change of an index that turns a person's entries before a write into those after it."""
-    kept = {entry.id for entry in before for other in after if entry.id == other.id and _same(entry, other)}
+    later = {entry.id: entry for entry in after}
+    kept = {entry.id for entry in before if entry.id in later and _same(entry, later[entry.id])}
     return Change(
         collection.id,
         collection.dim,

@@ -71,7 +71,7 @@ def documented(
     body: type[Body] | None = None,
     body_example: Any = None,
     status: int = 200,
-    more_status: dict[int, str] | None = None,
+    more_status: dict[int, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Arguments for a route's decorator.
 
@@ -81,13 +81,14 @@ def documented(
         body: what it reads, from JSON or a form.
         body_example: of the JSON body.
         status: of the reply.
-        more_status: other statuses of success, with what they mean.
+        more_status: other statuses of success, with their description and model; the example is theirs too.
     """
     all_slugs = ALWAYS + (BODY if body is not None else ()) + slugs
     responses: dict[int | str, dict[str, Any]] = _problem_responses(all_slugs)
     if example is not None:
-        responses[status] = {"content": {"application/json": {"example": example}}}
-    responses |= {code: {"description": meaning} for code, meaning in (more_status or {}).items()}
+        content = {"content": {"application/json": {"example": example}}}
+        responses[status] = content
+        responses |= {code: meaning | content for code, meaning in (more_status or {}).items()}
     if body is None:
         return {"responses": responses, "status_code": status}
     extra = {"requestBody": _request_body(body, body_example)}

@@ -24,6 +24,8 @@ log = logging.getLogger("facemargin.service")
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:facemargin:problem:"
+_MOST_COMPLAINTS = 20
+_LONGEST_FIELD = 200
 
 
 @dataclass(frozen=True)
@@ -147,12 +149,14 @@ def describe_validation(items: Sequence[Any]) -> dict[str, Any]:
     """The reply to pydantic's complaints, without the values they are about."""
     if any(item["type"] == "json_invalid" for item in items):
         return problem_body(INVALID_JSON, str(items[0]["msg"]))
-    complaints = [{"field": _field(item["loc"]), "message": str(item["msg"])} for item in items]
-    return problem_body(INVALID, "; ".join(f"{c['field']}: {c['message']}" for c in complaints), errors=complaints)
+    complaints = [{"field": _field(item["loc"]), "message": str(item["msg"])} for item in items[:_MOST_COMPLAINTS]]
+    said = [f"{c['field']}: {c['message']}" for c in complaints]
+    said += [f"and {len(items) - len(said)} more"] if len(items) > len(said) else []
+    return problem_body(INVALID, "; ".join(said), errors=complaints, error_count=len(items))
 
 
 def _field(place: Sequence[int | str]) -> str:
-    return ".".join(map(str, place)) or "body"
+    return ".".join(map(str, place))[:_LONGEST_FIELD] or "body"  # the name of an unknown field is the client's
 
 
 def reply(body: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:

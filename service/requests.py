@@ -7,6 +7,7 @@ import logging
 import re
 import secrets
 import time
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,7 +26,7 @@ class RequestLog:
     """Give each request an id and each reply the id and the model's name; log one line; let no exception through.
 
     The log line has the method, the path without its query, the status and the time taken: no names, no images, no
-    embeddings.
+    embeddings. The path is percent-encoded again: decoded, it could hold a line break and forge a line.
     """
 
     def __init__(self, app: ASGIApp, model: str) -> None:
@@ -58,7 +59,7 @@ class RequestLog:
                 body = problems.describe(error) | {"request_id": request_id}
                 await problems.reply(body)(scope, receive, send_named)
         elapsed_ms = (time.perf_counter() - started) * 1000
-        log.info("%s %s %d %.1f ms %s", scope["method"], scope["path"], status, elapsed_ms, request_id)
+        log.info("%s %s %d %.1f ms %s", scope["method"], quote(scope["path"]), status, elapsed_ms, request_id)
 
 
 class BodyLimit:

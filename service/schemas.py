@@ -128,7 +128,7 @@ class PersonRef(Part):
 
 
 class TemplateReply(Part):
-    """An enrolled face. Its vector is never given out."""
+    """An enrolled face. No reply holds its vector."""
 
     id: str
     person: str

@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(default=10 * MEBIBYTE, ge=64, description="Largest image file.")
     max_image_side: int = Field(default=8192, ge=16, description="Longest side of an image, in pixels.")
     max_image_pixels: int = Field(default=40_000_000, ge=256, description="Most pixels of an image.")
-    max_images: int = Field(default=16, ge=1, description="Most images in one request.")
+    max_images: int = Field(default=16, ge=1, le=1000, description="Most images in one request.")
     max_faces: int = Field(default=50, ge=1, description="Most faces in one image.")
     inference_threads: int = Field(
         default=2, ge=1, le=256, description="Requests that decode, detect and embed at a time."

@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -17,6 +18,7 @@ from service.errors import IdempotencyGoneError, IdempotencyMismatchError
 from service.gallery import Change, Gallery
 from service.store import ReplyRow, Store
 from service.store.replies import drop_old_replies, find_reply, keep_reply
+from service.store.tables import now
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Writer:
         self._gallery = gallery
         self._keep_hours = keep_hours
         self._turn = threading.Lock()
+        self._forgotten = False  # a service before this one may have been killed after a deletion
 
     def replay(self, once: Once) -> Reply | None:
         """The answer that a request got before, if it did: worth asking before costly work.
@@ -81,7 +84,7 @@ class Writer:
         if once.key is None:
             return None
         with self._store.read() as session:
-            return _earlier(session, once)
+            return _earlier(session, once, self._kept_since())
 
     def run(self, once: Once, work: Work) -> Reply:
         """Do a write, or give the answer that it got before. When this returns, the write is on the disk.
@@ -93,29 +96,19 @@ class Writer:
         with self._turn:
             changes: list[Change] = []
             with self._store.write() as session:
-                if (earlier := _earlier(session, once)) is not None:
+                kept_since = self._kept_since()
+                drop_old_replies(session, before=kept_since)
+                if (earlier := _earlier(session, once, kept_since)) is not None:
                     return earlier
                 reply = work(session, changes)
-                self._keep(session, once, reply)
-            self._gallery.apply(changes)
-            if any(change.remove or change.drop for change in changes):
-                self._store.forget()
+                _keep(session, once, reply)
+            self._gallery.follow(self._store, changes)
+            if reply.status == 204 or not self._forgotten:  # 204 answers deletions, and nothing else
+                self._forgotten = self._store.forget()
             return reply
 
-    def _keep(self, session: Session, once: Once, reply: Reply) -> None:
-        drop_old_replies(session, hours=self._keep_hours)
-        if once.key is None:
-            return
-        row = ReplyRow(
-            caller=once.caller,
-            key=once.key,
-            fingerprint=once.fingerprint,
-            status=reply.status,
-            body=reply.body,
-            collection=reply.collection,
-            person=reply.person,
-        )
-        keep_reply(session, row)
+    def _kept_since(self) -> datetime:
+        return now() - timedelta(hours=self._keep_hours)
 
 
 def fingerprint(method: str, path: str, payload: dict[str, Any] | None) -> bytes:
@@ -128,9 +121,9 @@ def _plain(value: Any) -> str:
     return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else str(value)
 
 
-def _earlier(session: Session, once: Once) -> Reply | None:
+def _earlier(session: Session, once: Once, kept_since: datetime) -> Reply | None:
     row = find_reply(session, caller=once.caller, key=once.key) if once.key is not None else None
-    if row is None:
+    if row is None or row.created_at < kept_since:
         return None
     if row.body is None and row.status != 204:
         raise IdempotencyGoneError(
@@ -139,3 +132,18 @@ def _earlier(session: Session, once: Once) -> Reply | None:
     if row.fingerprint != once.fingerprint:
         raise IdempotencyMismatchError("this Idempotency-Key came before with another request; use a new key")
     return Reply(row.status, row.body, row.collection, row.person, replayed=True)
+
+
+def _keep(session: Session, once: Once, reply: Reply) -> None:
+    if once.key is None:
+        return
+    row = ReplyRow(
+        caller=once.caller,
+        key=once.key,
+        fingerprint=once.fingerprint,
+        status=reply.status,
+        body=reply.body,
+        collection=reply.collection,
+        person=reply.person,
+    )
+    keep_reply(session, row)

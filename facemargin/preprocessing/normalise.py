@@ -82,13 +82,22 @@ class Preprocessing(BaseModel):
         return values
 
     def _resized(self, crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        height, width = self.size
-        shrinks = height * width < crops.shape[1] * crops.shape[2]
-        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        resized = np.empty((len(crops), height, width, 3), dtype=np.uint8)
-        for old, new in zip(crops, resized, strict=True):
-            cv2.resize(old, (width, height), dst=new, interpolation=how)
-        return resized
+        found = np.empty((len(crops), *self.size, 3), dtype=np.uint8)
+        for number, crop in enumerate(crops):
+            found[number] = resized(crop, self.size)
+        return found
+
+
+def resized(crop: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A crop, uint8 (h, w, 3), at another height and width: averaged when shrinking, bilinear when growing."""
+    height, width = size
+    if crop.shape[:2] == size:
+        return crop
+    shrinks = height * width < crop.shape[0] * crop.shape[1]
+    found: NDArray[np.uint8] = cv2.resize(
+        crop, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    return found
 
 
 PRESETS: dict[str, Preprocessing] = {

@@ -71,7 +71,7 @@ def _listed(service: Service) -> CollectionsReply:
         "model-mismatch",
         example=_EXAMPLE,
         status=201,
-        more_status={200: "It was there already, bound to the loaded model"},
+        more_status={200: {"description": "It was there already, bound to the loaded model", "model": CollectionReply}},
     ),
 )
 async def put_collection(caller: Admin, service: ServiceDep, name: CollectionName, again: RepeatableDep) -> Response:

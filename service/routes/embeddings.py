@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from service.bodies import Body, ImageBytes, body_of
+from service.bodies import Body, Images, body_of
 from service.deps import Embedder, ServiceDep
 from service.faces import EmbeddedImage
 from service.openapi import EXAMPLE_FACE, EXAMPLE_IMAGE, EXAMPLE_MODEL, IMAGE, KEYED, ONE_FACE, documented
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"])
 class EmbeddingsBody(Body):
     """Images to embed."""
 
-    images: list[ImageBytes] = Field(min_length=1, description="JPEG, PNG, WebP or BMP; in a form, repeat the part.")
+    images: Images = Field(description="JPEG, PNG, WebP or BMP; in a form, repeat the part.")
     aligned: Aligned = False
     face: Literal["all", "single", "largest"] = Field(
         default="all",

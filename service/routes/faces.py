@@ -30,6 +30,7 @@ from service.security import Scope
 from service.store import CollectionRow
 from service.store.faces import delete_face, face, faces
 from service.store.people import collection, person
+from service.store.replies import forget_face
 from service.writes import Reply
 
 router = APIRouter(prefix="/v1/collections/{name}/people/{person_id}/faces", tags=["faces"])
@@ -43,6 +44,8 @@ def _from_text(value: Any) -> Any:
         return json.loads(value)
     except json.JSONDecodeError as error:
         raise ValueError(f"in a form this is an object as JSON text ({error})") from error
+    except RecursionError as error:
+        raise ValueError("in a form this is an object as JSON text (it is nested too deeply)") from error
 
 
 class EnrolBody(ProbeBody):
@@ -174,13 +177,14 @@ async def remove_face(
     face_id: FaceId,
     again: RepeatableDep,
 ) -> Response:
-    """Delete one face of a person. This cannot be undone."""
+    """Delete one face of a person. This cannot be undone; the stored reply to its enrolment is emptied too."""
 
     def work(session: Session, changes: list[Change]) -> Reply:
         gallery = collection(session, name)
         who = person(session, gallery, person_id)
         before = service.gallery.entries(session, who)
         delete_face(session, face(session, who, face_id))
+        forget_face(session, face_id)
         changes.append(difference(gallery, before, service.gallery.entries(session, who)))
         return Reply(204, collection=name, person=person_id)
 

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 
 from service.deps import ServiceDep
+from service.errors import StoreError
 from service.openapi import documented
 from service.schemas import Part
 
@@ -39,8 +40,10 @@ async def live() -> LiveReply:
     **documented(example={"status": "ready", "model": "4f0d6ab1c2e93857", "detector": True, "calibrated": True}),
 )
 async def ready(service: ServiceDep) -> ReadyReply:
-    """Ready once the model is loaded, the galleries are built and the store answers; 503 where the store does not."""
+    """Ready once the model is loaded and the store answers; 503 where it does not, or an index is apart from it."""
     await run_in_threadpool(service.store.check)
+    if service.gallery.stale:
+        raise StoreError("a search index is apart from the store; the next write, or a restart, rebuilds it")
     return ReadyReply(
         model=service.bundle.model_id,
         detector=service.engine.detector is not None,

@@ -1,5 +1,6 @@
 """Who is this? The people of a collection that a face matches at a stated false positive identification rate."""
 
+import math
 from typing import Annotated, Self
 
 import numpy as np
@@ -8,14 +9,17 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from starlette.concurrency import run_in_threadpool
 
+from facemargin.errors import UnsupportedFmrError
 from service.bodies import body_of
 from service.context import Service
 from service.decisions import Decisions, fpir_of_search
 from service.deps import CollectionName, Reader, ServiceDep
+from service.errors import CalibrationMissingError
 from service.faces import EmbeddedFace
 from service.openapi import EXAMPLE_FACE, EXAMPLE_IMAGE, EXAMPLE_MODEL, IMAGE, KEYED, ONE_FACE, documented
 from service.probes import ProbeBody, probe_of
 from service.schemas import MODEL_ID, FoundFace, Part, PersonRef
+from service.security import Principal, Scope
 from service.store import CollectionRow
 from service.store.faces import people_by_row
 from service.store.people import collection
@@ -116,7 +120,7 @@ async def search(
     """The people whom the face matches. The threshold follows from `max_fpir` and the number of templates."""
     gallery = await run_in_threadpool(_gallery, service, name)
     probe = await probe_of(service, body, gallery)
-    return await run_in_threadpool(_answer, service, gallery, body, probe.vector, probe.face)
+    return await run_in_threadpool(_answer, service, caller, gallery, body, probe.vector, probe.face)
 
 
 def _gallery(service: Service, name: str) -> CollectionRow:
@@ -125,11 +129,18 @@ def _gallery(service: Service, name: str) -> CollectionRow:
 
 
 def _answer(
-    service: Service, gallery: CollectionRow, body: SearchBody, vector: NDArray[np.float32], face: EmbeddedFace | None
+    service: Service,
+    caller: Principal,
+    gallery: CollectionRow,
+    body: SearchBody,
+    vector: NDArray[np.float32],
+    face: EmbeddedFace | None,
 ) -> SearchReply:
     decisions, templates = service.decisions_of(gallery.model), service.gallery.size(gallery.id)
     max_fpir = body.max_fpir or service.settings.default_max_fpir
     criterion = decisions.search_criterion(max_fpir, templates, body.threshold)
+    if body.embedding is not None and criterion.threshold < _usual_threshold(service, decisions, templates):
+        caller.demand(Scope.ENROL_EMBEDDING)
     candidates = _candidates(service, gallery, decisions, vector, criterion.threshold, body.limit, templates)
     return SearchReply(
         collection=gallery.name,
@@ -142,6 +153,18 @@ def _answer(
         extrapolated=criterion.extrapolated,
         face=FoundFace.of(face) if face is not None else None,
     )
+
+
+def _usual_threshold(service: Service, decisions: Decisions, templates: int) -> float:
+    """The threshold at the default rate; infinite where there is none.
+
+    Below it, the similarities to a few chosen vectors would add up to somebody's template, so a key that may only read
+    gets none there.
+    """
+    try:
+        return decisions.search_criterion(service.settings.default_max_fpir, templates).threshold
+    except (CalibrationMissingError, UnsupportedFmrError):
+        return math.inf
 
 
 def _candidates(

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from service.bodies import Body, ImageBytes, body_of
 from service.context import Service
-from service.decisions import Criterion
+from service.decisions import Criterion, fpir_of_search
 from service.deps import ServiceDep, Verifier
 from service.errors import NoTemplateError
 from service.faces import EmbeddedFace
@@ -39,7 +39,7 @@ class VerifyBody(Body):
     aligned: Aligned = False
     face: OneFace = "single"
     max_fmr: float | None = Field(
-        default=None, gt=0, le=1, description="Highest false match rate; the service's default is 0.001."
+        default=None, gt=0, le=1, description="Highest false match rate of the answer; the service's default is 0.001."
     )
     threshold: float | None = Field(
         default=None, ge=-1, le=1, description="Least cosine of a match, instead of an error rate."
@@ -66,9 +66,9 @@ class VerifyReply(Part):
     probability: float | None = Field(
         description="P(same person) at the calibration's prior; null without calibration."
     )
-    fmr: float | None = Field(description="Share of pairs of different people that reach this similarity.")
+    fmr: float | None = Field(description="Chance that a stranger reaches this similarity with any of the templates.")
     threshold: float = Field(description="The cosine that was compared with.")
-    threshold_fmr: float | None = Field(description="False match rate at the threshold.")
+    threshold_fmr: float | None = Field(description="False match rate at the threshold, over all templates.")
     extrapolated: bool = Field(
         description="Whether the threshold's rate comes from a fitted tail, beyond observed pairs."
     )
@@ -120,8 +120,10 @@ async def verify(
     caller: Verifier, service: ServiceDep, body: Annotated[VerifyBody, Depends(body_of(VerifyBody))]
 ) -> VerifyReply:
     """Compare an image with another image, with all templates of a person, or with one enrolled face."""
-    criterion = service.decisions.criterion(body.max_fmr or service.settings.default_max_fmr, body.threshold)
     other = await run_in_threadpool(_enrolled, service, body) if body.collection is not None else None
+    max_fmr = body.max_fmr or service.settings.default_max_fmr
+    templates = len(other.vectors) if other is not None else 1  # a person is a small gallery
+    criterion = service.decisions.search_criterion(max_fmr, templates, body.threshold)
     images = {"image_a": body.image_a} | ({"image_b": body.image_b} if body.image_b is not None else {})
     found = await service.engine.embed(images, aligned=body.aligned, face=body.face)
     faces = [image.faces[0] for image in found.values()]
@@ -151,11 +153,16 @@ def _reply(service: Service, criterion: Criterion, faces: list[EmbeddedFace], ot
         match=similarity >= criterion.threshold,
         similarity=similarity,
         probability=evidence.probability,
-        fmr=evidence.fmr,
+        fmr=_over(len(candidates), evidence.fmr),
         threshold=criterion.threshold,
-        threshold_fmr=criterion.fmr,
+        threshold_fmr=_over(len(candidates), criterion.fmr),
         extrapolated=criterion.extrapolated,
         face_a=FoundFace.of(faces[0]),
         face_b=FoundFace.of(faces[1]) if other is None else None,
         person=PersonRef(id=other.person.public_id, name=other.person.name) if other is not None else None,
     )
+
+
+def _over(templates: int, fmr: float | None) -> float | None:
+    """The false match rate of the best of several comparisons."""
+    return fpir_of_search(fmr, templates) if fmr is not None else None

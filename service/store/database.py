@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 from sqlalchemy import Connection, create_engine, event, text
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.errors import StoreError
@@ -23,13 +23,16 @@ from service.store.tables import SCHEMA_VERSION, Table
 DATABASE = "facemargin.sqlite3"
 LOCK = "serve.lock"
 
+_BUSY_MS = 5000
+_FORGET_MS = 500
+
 _PRAGMAS = (
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
     "PRAGMA secure_delete=ON",
     "PRAGMA temp_store=MEMORY",
-    "PRAGMA busy_timeout=5000",
+    f"PRAGMA busy_timeout={_BUSY_MS}",
 )
 
 
@@ -89,17 +92,19 @@ class Store:
         with self._writing, Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
-    def forget(self) -> None:
+    def forget(self) -> bool:
         """Move the log into the database and empty it, so that deleted rows are in no file.
 
-        While a reader is still looking at the old state this does nothing, and the next call does it.
+        Readers who still look at the old state are waited for, half a second at most.
+
+        Returns:
+            whether it is done; if not, call it again.
         """
-        connection = self._engine.raw_connection()  # outside of any transaction, which a checkpoint demands
         try:
-            with contextlib.suppress(sqlite3.OperationalError):  # the write itself is committed and must be answered
-                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        finally:
-            connection.close()
+            with contextlib.closing(self._engine.raw_connection()) as connection:  # a checkpoint is in no transaction
+                return _emptied_log(connection.cursor())
+        except (sqlite3.OperationalError, SQLAlchemyError):  # the write itself is committed and must be answered
+            return False
 
     def check(self) -> None:
         """Answer a trivial question.
@@ -143,12 +148,25 @@ class Store:
 
 
 def _make_private(folder: Path) -> None:
-    """Make the folder and an empty database, readable by their owner only."""
+    """Make the folder and an empty database, and both readable by their owner only, also where they were there."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(folder / DATABASE, os.O_CREAT | os.O_RDWR, 0o600))
+        for path, mode in ((folder, 0o700), (folder / DATABASE, 0o600)):
+            if path.stat().st_mode & 0o077:
+                path.chmod(mode)
     except OSError as error:
         raise StoreError(f"the store folder {folder} cannot be used: {error.strerror}") from error
+
+
+def _emptied_log(cursor: Any) -> bool:
+    """Checkpoint; SQLite tries again for the busy timeout, and tells of failure in a row instead of an exception."""
+    cursor.execute(f"PRAGMA busy_timeout={_FORGET_MS}")
+    try:
+        (busy, _, _) = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    finally:
+        cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+    return not busy
 
 
 def _configure(connection: sqlite3.Connection, _record: Any) -> None:

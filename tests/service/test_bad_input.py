@@ -1,5 +1,6 @@
 """Whatever comes in, the answer is a specific problem, nothing is half-written, and the service goes on."""
 
+import asyncio
 import base64
 import json
 import struct
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 from facemargin.preprocessing import encode_jpeg, encode_png
+
+FIELD = b'--x\r\nContent-Disposition: form-data; name="images"\r\n\r\na!\r\n--x--\r\n'
 
 
 def huge_header(width: int, height: int) -> bytes:
@@ -113,6 +116,8 @@ def test_too_many_images(make_api: Any, problem: Any, crop: Any) -> None:
     files = [("images", crop(number)) for number in range(3)]
     body = problem(api.post("/v1/embeddings", files=files, data={"aligned": "true"}), "too-many-images", 422)
     assert (body["images"], body["limit"]) == (3, 2)
+    body = problem(api.post("/v1/embeddings", json={"images": ["not base64!"] * 3}), "too-many-images", 422)
+    assert (body["images"], body["limit"]) == (3, 2)
     assert api.post("/v1/embeddings", files=files[:2], data={"aligned": "true"}).status_code == 200
 
 
@@ -136,12 +141,35 @@ def test_too_many_images(make_api: Any, problem: Any, crop: Any) -> None:
         (b"no parts", {"Content-Type": "multipart/form-data; boundary=x"}, "bad-body", 400),
         (b"--x\r\n\r\nhello\r\n--x--", {"Content-Type": "multipart/form-data; boundary=x"}, "bad-body", 400),
         (b"--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"}, "invalid-request", 422),
+        (FIELD, {"Content-Type": "multipart/form-data; boundary=x; charset=undefined"}, "bad-body", 400),
+        (FIELD, {"Content-Type": "multipart/form-data; boundary=x; charset=base64"}, "invalid-base64", 422),
     ],
 )
 def test_bad_bodies(
     unharmed: Any, problem: Any, content: bytes, headers: dict[str, str], slug: str, status: int
 ) -> None:
     problem(unharmed.post("/v1/embeddings", content=content, headers=headers), slug, status)
+
+
+def test_deep_json_in_a_form(unharmed: Any, problem: Any, crop: Any) -> None:
+    url = f"/v1/collections/staff/people/{person_of(unharmed)}/faces"
+    answer = unharmed.post(url, files={"image": crop(1)}, data={"min_quality": "[" * 100_000, "aligned": "true"})
+    assert "nested too deeply" in problem(answer, "invalid-request", 422)["detail"]
+
+
+def test_many_mistakes_are_counted_and_not_all_told(unharmed: Any, problem: Any) -> None:
+    body = {"embedding": ["x"] * 1000, "model": "m"}
+    told = problem(unharmed.post("/v1/collections/staff/search", json=body), "invalid-request", 422)
+    assert (len(told["errors"]), told["error_count"]) == (20, 1000)
+    assert told["detail"].endswith("and 980 more")
+    told = problem(unharmed.post("/v1/embeddings", json={"x" * 10_000: 1}), "invalid-request", 422)
+    assert max(len(error["field"]) for error in told["errors"]) == 200
+
+
+def test_an_object_of_many_fields_is_not_looked_into(unharmed: Any, problem: Any) -> None:
+    body = problem(unharmed.post("/v1/embeddings", json={f"x{n}": n for n in range(101)}), "invalid-request", 422)
+    assert [error["field"] for error in body["errors"]] == ["body"]
+    assert "101 fields; at most 100" in body["detail"]
 
 
 def test_a_part_that_comes_twice(unharmed: Any, problem: Any, crop: Any) -> None:
@@ -153,18 +181,45 @@ def test_a_part_that_comes_twice(unharmed: Any, problem: Any, crop: Any) -> None
 @pytest.mark.parametrize("announced", [True, False])
 def test_a_body_beyond_the_limit(make_api: Any, problem: Any, announced: bool) -> None:
     api = make_api(max_body_bytes=100_000)
-    read = []
 
     def chunks() -> Iterator[bytes]:
-        for number in range(1000):
-            read.append(number)
+        for _ in range(1000):
             yield bytes(10_000)
 
     headers = {"Content-Type": "application/json"} | ({"Content-Length": "10000000"} if announced else {})
     body = problem(api.post("/v1/embeddings", content=chunks(), headers=headers), "body-too-large", 413)
     assert body["limit"] == 100_000
+    assert _chunks_read(api, headers) == (0 if announced else 11)
     fits = api.post("/v1/embeddings", content=b" " * 100_000, headers={"Content-Type": "application/json"})
     problem(fits, "invalid-json", 400)
+
+
+def _chunks_read(api: Any, headers: dict[str, str]) -> int:
+    """How many chunks of 10,000 bytes the service takes of an endless body (the test client reads ahead)."""
+    read, statuses = 0, []
+
+    async def receive() -> dict[str, Any]:
+        nonlocal read
+        read += 1
+        assert read < 100
+        return {"type": "http.request", "body": bytes(10_000), "more_body": True}
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status"))
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/embeddings",
+        "query_string": b"",
+        "headers": [
+            (name.lower().encode(), value.encode()) for name, value in {"Host": "127.0.0.1", **headers}.items()
+        ],
+        "client": ("127.0.0.1", 50000),
+    }
+    asyncio.run(api.app(scope, receive, send))
+    assert statuses[0] == 413
+    return read
 
 
 @pytest.mark.parametrize(("photo", "faces"), [("bbt1.jpg", 2), ("t1.jpg", 2)])
@@ -261,6 +316,13 @@ def test_request_ids_are_not_repeated_blindly(api: Any, wished: str) -> None:
     answer = api.get("/health/live", headers={"X-Request-ID": wished})
     assert len(answer.headers["x-request-id"]) == 16
     assert wished not in answer.headers["x-request-id"]
+
+
+def test_a_path_forges_no_log_line(api: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "facemargin.service")
+    api.get("/v1/x%0AGET%20/forged%1B[31m")
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "facemargin.service"]
+    assert said.startswith("GET /v1/x%0AGET%20/forged%1B%5B31m 404 ")
 
 
 def test_logs_hold_no_names_and_no_vectors(api: Any, caplog: pytest.LogCaptureFixture, vector: Any) -> None:

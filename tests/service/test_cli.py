@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -201,6 +202,8 @@ def test_what_cannot_be_served_is_one_line(
         assert words in done.stderr
         assert done.stderr.count("facemargin: error: ") == 1
         assert "Traceback" not in done.stderr
+        assert Path(store).exists() == (words == "facemargin keys add")
+        shutil.rmtree(store, ignore_errors=True)
 
 
 def test_what_keys_refuses(tmp_path: Path, run: Any) -> None:

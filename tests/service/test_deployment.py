@@ -39,7 +39,7 @@ def test_dockerfile_has_two_stages_and_leaves_the_tools_in_the_first(instruction
 def test_dockerfile_installs_serving_only(instructions: list[tuple[str, str]]) -> None:
     installs = [rest for word, rest in instructions if word == "RUN" and "pip install" in rest]
     assert len(installs) == 1
-    assert installs[0].endswith('pip install ".[serve]"')
+    assert installs[0].endswith('pip install --constraint constraints.txt ".[serve]"')
     assert any("find_spec('torch') is None" in rest for _, rest in instructions)
 
 
@@ -50,6 +50,7 @@ def test_dockerfile_runs_as_nobody_special_with_a_health_check_and_a_volume(
     assert words["USER"] == "facemargin"
     assert words["VOLUME"] == "/data"
     assert "/health/ready" in words["HEALTHCHECK"]
+    assert "ProxyHandler({})" in words["HEALTHCHECK"]
     assert words["ENTRYPOINT"] == '["facemargin"]'
     assert '"--host", "0.0.0.0"' in words["CMD"]
     order = [word for word, _ in instructions]
@@ -75,6 +76,7 @@ def test_compose_is_closed(compose: dict[str, Any]) -> None:
     assert "network_mode" not in service
     assert [port.rsplit(":", 1)[0].split(":")[0] for port in service["ports"]] == ["127.0.0.1"]
     assert "/health/ready" in " ".join(service["healthcheck"]["test"])
+    assert "ProxyHandler({})" in " ".join(service["healthcheck"]["test"])
     assert int(service["stop_grace_period"].removesuffix("s")) > GRACE_SECONDS
 
 

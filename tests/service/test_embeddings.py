@@ -4,11 +4,12 @@ import base64
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from facemargin.embedder import Embedder
-from facemargin.preprocessing import Detector, decode
+from facemargin.preprocessing import Detector, decode, encode_png
 
 
 def test_an_aligned_crop_by_form_and_by_json(api: Any, crop: Any) -> None:
@@ -44,6 +45,18 @@ def test_aligned_crops_of_different_size_keep_their_order(api: Any, crop: Any) -
     for number, image in enumerate(images):
         alone = api.post("/v1/embeddings", files=[files[number]], data={"aligned": "true"}).json()["images"][0]
         np.testing.assert_allclose(image["faces"][0]["embedding"], alone["faces"][0]["embedding"], atol=1e-6)
+
+
+def test_a_large_crop_is_measured_and_embedded_at_the_templates_size(api: Any, crop: Any) -> None:
+    large = decode(crop(1, size=(448, 448)))
+    small = encode_png(cv2.resize(large, (112, 112), interpolation=cv2.INTER_AREA))
+    files = [("images", encode_png(large)), ("images", small)]
+    one, two = api.post("/v1/embeddings", files=files, data={"aligned": "true"}).json()["images"]
+    assert (one["width"], two["width"]) == (448, 112)
+    assert one["faces"][0]["quality"] == two["faces"][0]["quality"]
+    np.testing.assert_allclose(one["faces"][0]["embedding"], two["faces"][0]["embedding"], atol=1e-6)
+    directly = Embedder(api.service.bundle).embed(large[None])[0]
+    np.testing.assert_allclose(one["faces"][0]["embedding"], directly, atol=1e-6)
 
 
 def test_an_image_that_is_no_crop_is_not_taken_for_one(api: Any, problem: Any, crop: Any) -> None:

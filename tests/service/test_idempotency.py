@@ -92,6 +92,19 @@ def test_what_was_deleted_is_not_in_the_stored_replies(api: Any, problem: Any, v
     assert len(api.get(f"{people}/{bob}/faces").json()["faces"]) == 1
 
 
+def test_the_reply_about_a_deleted_face_is_gone(api: Any, problem: Any, vector: Any) -> None:
+    url = f"/v1/collections/staff/people/{api.person()}/faces"
+    enrol = {"json": {"embedding": vector(1).tolist(), "model": api.model}, "headers": KEY}
+    face = api.post(url, **enrol).json()["id"]
+    kept = enrol | {"headers": {"Idempotency-Key": "key-2"}}
+    other = api.post(url, **kept).json()
+    delete = {"Idempotency-Key": "key-3"}
+    assert [api.delete(f"{url}/{face}", headers=delete).status_code for _ in range(2)] == [204, 204]
+    problem(api.post(url, **enrol), "idempotency-gone", 410)
+    assert api.post(url, **kept).json() == other
+    assert len(api.get(url).json()["faces"]) == 1
+
+
 def test_replies_are_kept_over_a_restart_and_not_for_ever(make_api: Any) -> None:
     url, body = "/v1/collections/staff/people", {"name": "Ada"}
     api = make_api()
@@ -104,7 +117,6 @@ def test_replies_are_kept_over_a_restart_and_not_for_ever(make_api: Any) -> None
     api.close()
     api.service.close()
     api = make_api(idempotency_hours=1e-9)
-    api.person("somebody, whose coming drops what is old")
     assert api.post(url, json=body, headers=KEY).json() != first
 
 

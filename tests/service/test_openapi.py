@@ -42,9 +42,11 @@ def test_every_route_is_described_with_examples_and_problems(document: dict[str,
             assert parameter.get("description"), f"{where} {parameter['name']}"
         success = [code for code in operation["responses"] if code.startswith("2")]
         assert success, where
-        main = operation["responses"][min(success, key=lambda code: "content" not in operation["responses"][code])]
-        if method != "delete":
-            assert main["content"]["application/json"]["example"], where
+        assert (success == ["204"]) is (method == "delete"), where
+        for code in set(success) - {"204"}:
+            content = operation["responses"][code]["content"]["application/json"]
+            assert content["example"], f"{where} {code}"
+            assert content["schema"], f"{where} {code}"
         for code, response in operation["responses"].items():
             assert response["description"], f"{where} {code}"
             if not code.startswith("2"):

@@ -215,6 +215,34 @@ def test_embeddings_are_enrolled_by_a_scope_of_their_own(
     assert api.post(url, **image, headers=writer).status_code == 201
 
 
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_reader_does_not_work_out_templates(
+    make_api: Any, make_tiny_bundle: Any, problem: Any, vector: Any, crop: Any, calibrated: bool
+) -> None:
+    api = make_api(bundle=make_tiny_bundle(calibrated=calibrated))
+    person = api.person()
+    for number in range(2):
+        api.enrol(person, vector(number))
+    with api.service.store.write() as session:
+        reader, enroller, admin = (
+            bearer(create_key(session, label="", scopes=scopes))
+            for scopes in ([Scope.READ], [Scope.READ, Scope.ENROL_EMBEDDING], [Scope.ADMIN])
+        )
+    url, body = "/v1/collections/staff/search", {"embedding": vector(1).tolist(), "model": api.model}
+    loose: list[dict[str, float]] = [{"threshold": -1}] + ([{"max_fpir": 0.9}] if calibrated else [{"threshold": 0.9}])
+    for more in loose:
+        told = problem(api.post(url, json=body | more, headers=reader), "forbidden", 403)
+        assert told["required_scopes"] == ["enrol-embedding"]
+        assert api.post(url, json=body | more, headers=enroller).status_code == 200
+        assert api.post(url, json=body | more, headers=admin).status_code == 200
+    image = {"files": {"image": crop(1)}, "data": {"aligned": "true", "threshold": "-1"}}
+    assert api.post(url, **image, headers=reader).status_code == 200
+    if calibrated:
+        for strict in ({}, {"max_fpir": 0.001}, {"threshold": 0.99}):
+            found = api.post(url, json=body | strict, headers=reader).json()
+            assert [candidate["person"]["id"] for candidate in found["candidates"]] == [person]
+
+
 def test_two_callers_may_use_the_same_idempotency_key(api: Any, key: Any) -> None:
     api.put("/v1/collections/staff")
     ids = [

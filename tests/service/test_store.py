@@ -32,6 +32,13 @@ def test_only_the_owner_can_look(tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / "store" / DATABASE).stat().st_mode) == 0o600
 
 
+def test_what_others_could_read_is_closed_at_opening(tmp_path: Path) -> None:
+    Store(tmp_path / "store").close()
+    (tmp_path / "store").chmod(0o755)
+    (tmp_path / "store" / DATABASE).chmod(0o644)
+    test_only_the_owner_can_look(tmp_path)
+
+
 def test_a_write_that_raises_is_undone(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         with contextlib.suppress(ZeroDivisionError), store.write() as session:
@@ -114,7 +121,7 @@ def _urls(person: str) -> list[str]:
     return ["/v1/collections", people, f"{people}/{person}", f"{people}/{person}/faces"]
 
 
-@pytest.mark.parametrize("what", ["face", "person", "collection"])
+@pytest.mark.parametrize("what", ["face", "person", "faceless", "collection"])
 def test_no_file_holds_a_deleted_vector(api: Any, vector: Any, what: str) -> None:
     person = api.person("Ada Lovelace the First")
     for number in range(20):
@@ -124,6 +131,10 @@ def test_no_file_holds_a_deleted_vector(api: Any, vector: Any, what: str) -> Non
     needle = (stored / np.linalg.norm(stored)).astype("<f4").tobytes()
     folder = api.service.settings.store
     assert needle in _bytes_in(folder)
+    if what == "faceless":
+        assert api.delete(f"/v1/collections/staff/people/{person}").status_code == 204
+        person = api.person("Ada Lovelace the First")
+        assert b"Ada Lovelace the First" in _bytes_in(folder)
     url = "/v1/collections/staff"
     if what != "collection":
         url += f"/people/{person}" + (f"/faces/{face}" if what == "face" else "")
@@ -132,6 +143,18 @@ def test_no_file_holds_a_deleted_vector(api: Any, vector: Any, what: str) -> Non
     assert needle not in left
     assert needle[:32] not in left
     assert (b"Ada Lovelace the First" in left) is (what == "face")
+
+
+def test_a_reader_delays_the_erasure_to_the_next_write(api: Any) -> None:
+    person = api.person("Ada Lovelace the First")
+    folder = api.service.settings.store
+    with api.service.store.read() as session:
+        assert session.scalar(text("SELECT count(*) FROM people")) == 1
+        assert api.delete(f"/v1/collections/staff/people/{person}").status_code == 204
+        assert api.service.store.forget() is False
+        assert b"Ada Lovelace the First" in _bytes_in(folder)
+    api.person("Bob")
+    assert b"Ada Lovelace the First" not in _bytes_in(folder)
 
 
 def _bytes_in(folder: Path) -> bytes:

@@ -92,6 +92,24 @@ def test_against_a_person_and_a_face(api: Any, crop: Any) -> None:
     assert verify(api, crop(9), collection="staff", person=person).json()["match"] is False
 
 
+def test_several_templates_are_several_chances(api: Any, crop: Any, vector: Any, synthetic_calibration: Any) -> None:
+    person = api.person()
+    face = api.enrol(person, vector(1))["id"]
+    fields = {"collection": "staff", "max_fmr": 0.01}
+    single = verify(api, crop(1), person=person, **fields).json()
+    assert single == verify(api, crop(1), face_id=face, **fields).json()
+    assert single["threshold"] == synthetic_calibration.threshold(0.01, extrapolate=True).value
+    for number in (2, 3):
+        api.enrol(person, vector(number))
+    reply = verify(api, crop(1), person=person, **fields).json()
+    wanted = synthetic_calibration.threshold(1 - (1 - 0.01) ** (1 / 3), extrapolate=True)
+    assert reply["threshold"] == pytest.approx(wanted.value)
+    assert reply["threshold"] > single["threshold"]
+    assert reply["threshold_fmr"] == pytest.approx(1 - (1 - wanted.fmr) ** 3)
+    assert reply["fmr"] == pytest.approx(1 - (1 - synthetic_calibration.fmr(reply["similarity"])) ** 3)
+    assert verify(api, crop(1), person=person, collection="staff", max_fmr=1).status_code == 200
+
+
 def test_a_person_by_their_mean(make_api: Any, crop: Any, vector: Any) -> None:
     api = make_api(templates="mean")
     person = api.person()

@@ -1,6 +1,7 @@
 """The demo: end to end through the command line in its short form, and its pieces."""
 
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -205,6 +206,13 @@ def test_a_form_arrives_as_it_was_sent(echo: str, tmp_path: Path) -> None:
         "aligned": b"true",
     }
     assert shlex.split(done.curl) == ["curl", "-sS", "-F", f'image=@"{picture}"', "-F", "aligned=true", f"{echo}/x"]
+
+
+def test_no_proxy_comes_between(echo: str) -> None:
+    code = f"from training.demo.service_process import call; print(call('POST', '{echo}/x', body={{}}).status)"
+    environment = {**os.environ, "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout == "200\n", done.stderr
 
 
 def test_json_arrives_as_it_was_sent(echo: str) -> None:

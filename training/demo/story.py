@@ -74,7 +74,7 @@ def run_demo(
     """
     console = Console(stderr=json_output, highlight=False, soft_wrap=True)
     demo = Demo(console, _prepared(output or DEFAULT_OUTPUT), QUICK if quick else FULL, seed)
-    with _ending_on_sigterm():
+    with _ending_on_signals():
         return _play(demo, data, detector, port=port, keep=keep, json_output=json_output)
 
 
@@ -99,7 +99,7 @@ def _play(
 
 
 @contextmanager
-def _ending_on_sigterm() -> Iterator[None]:
+def _ending_on_signals() -> Iterator[None]:
     """Leave through the context managers when asked to end, so that no service is left behind."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -108,11 +108,14 @@ def _ending_on_sigterm() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, end)
+    # A shell starts background jobs with Ctrl-C ignored; a demo that is told to stop by it shall stop there, too.
+    handlers = {signal.SIGTERM: end, signal.SIGINT: signal.default_int_handler}
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _prepared(output: Path) -> Path:
