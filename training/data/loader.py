@@ -128,5 +128,6 @@ def make_loader(
         num_workers=processes,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
+        multiprocessing_context="spawn" if processes else None,  # a forked OpenCV can wait for ever for its old threads
         prefetch_factor=4 if processes else None,
     )
