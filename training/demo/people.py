@@ -43,7 +43,7 @@ class Sizes:
     enrolled: int
 
 
-FULL = Sizes(people=(260, 60, 60), images=(20, 10, 10), presentations=22_000, enrolled=20)
+FULL = Sizes(people=(260, 60, 60), images=(20, 10, 10), presentations=16_000, enrolled=20)
 QUICK = Sizes(people=(12, 8, 8), images=(6, 6, 6), presentations=144, enrolled=4)
 
 
