@@ -43,7 +43,13 @@ def images_of(person: Path) -> list[Path]:
 
 
 def person_folders(root: Path) -> list[Path]:
-    """The folders of the people under `root`, sorted by name; hidden ones are no people."""
+    """The folders of the people under `root`, sorted by name; hidden ones are no people.
+
+    Raises:
+        DataError: no such folder.
+    """
+    if not root.is_dir():
+        raise DataError(f"the image folder {root} does not exist")
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
@@ -53,8 +59,6 @@ def people_of(root: Path) -> dict[str, list[Path]]:
     Raises:
         DataError: the folder is missing, has no people, or has a person without a single picture.
     """
-    if not root.is_dir():
-        raise DataError(f"the image folder {root} does not exist")
     people = {person.name: images_of(person) for person in person_folders(root)}
     if not people:
         raise DataError(f"{root} has no folders; expected one folder a person with pictures inside")

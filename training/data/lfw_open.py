@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facemargin.errors import DataError
-from training.data.folder import images_of
+from training.data.folder import images_of, person_folders
 from training.data.pairs import Pairs, read_pairs
 
 VALIDATION_FOLD = 5
@@ -78,9 +78,7 @@ def people_folders(images_root: Path) -> list[str]:
     Raises:
         DataError: no such folder.
     """
-    if not images_root.is_dir():
-        raise DataError(f"the image folder {images_root} does not exist")
-    return sorted(entry.name for entry in images_root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return [folder.name for folder in person_folders(images_root)]
 
 
 def person_images(images_root: Path, people: Iterable[str]) -> list[tuple[Path, str]]:
