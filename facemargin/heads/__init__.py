@@ -10,7 +10,7 @@ from .a_softmax import ASoftmax
 from .am_softmax import AMSoftmax
 from .annealing import Annealing
 from .arcface import ArcFace
-from .base import Features, Head, HeadOptions
+from .base import BatchLosses, Features, Head, HeadOptions
 from .geometry import NORM_FLOOR
 from .l2_softmax import L2Softmax
 from .l_softmax import LSoftmax
@@ -80,6 +80,7 @@ __all__ = [
     "ASoftmax",
     "Annealing",
     "ArcFace",
+    "BatchLosses",
     "Features",
     "Head",
     "HeadOptions",

@@ -51,9 +51,8 @@ class AMSoftmax(Head):
         if not (math.isfinite(margin) and margin >= 0):
             raise ValueError(f"margin={margin!r} is out of range: {self.name} subtracts a finite m ≥ 0 from the cosine")
         scaling = PositiveScale(scale, learn=learn_scale)
-        super().__init__(embedding_dim, num_classes, **options)
+        super().__init__(embedding_dim, num_classes, scaling, **options)
         self.margin = float(margin)
-        self.scaling = scaling
 
     def margined_scores(self, features: Features, weight: Tensor) -> Tensor:
         """f_y; see `Head.margined_scores`."""

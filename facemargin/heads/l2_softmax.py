@@ -48,8 +48,7 @@ class L2Softmax(Head):
     ) -> None:
         start = alpha_lower_bound(num_classes) if alpha is None else alpha
         scaling = PositiveScale(start, learn=learn_alpha, name="alpha")
-        super().__init__(embedding_dim, num_classes, **options)
-        self.scaling = scaling
+        super().__init__(embedding_dim, num_classes, scaling, **options)
 
     def _own_options(self) -> dict[str, Any]:
         return {"alpha": self.scaling.start, "learn_alpha": self.scaling.offset is not None}

@@ -48,8 +48,7 @@ class NormFace(Head):
         **options: Unpack[HeadOptions],
     ) -> None:
         scaling = PositiveScale(starting_scale(num_classes) if scale is None else scale, learn=learn_scale)
-        super().__init__(embedding_dim, num_classes, **options)
-        self.scaling = scaling
+        super().__init__(embedding_dim, num_classes, scaling, **options)
 
     def _own_options(self) -> dict[str, Any]:
         return {"scale": self.scaling.start, "learn_scale": self.scaling.offset is not None}

@@ -8,6 +8,7 @@ from typing import Any
 
 from .base import Partition, SampleLosses
 from .dense import Dense
+from .flat import ClassRows, ClassSums, Flat
 
 PARTITIONS: dict[str, type[Partition]] = {
     "dense": Dense,
@@ -22,7 +23,7 @@ def make_partition(partition: str | Mapping[str, Any] | Partition) -> Partition:
         ValueError: there is no partition of that name, or an option is unknown; the known ones are listed.
 
     >>> make_partition("dense").options()
-    {'name': 'dense'}
+    {'name': 'dense', 'self_normalize': 0.0}
     """
     if isinstance(partition, Partition):
         return partition
@@ -36,4 +37,4 @@ def make_partition(partition: str | Mapping[str, Any] | Partition) -> Partition:
         raise ValueError(f"partition {name!r} does not take these options: {error}") from error
 
 
-__all__ = ["PARTITIONS", "Dense", "Partition", "SampleLosses", "make_partition"]
+__all__ = ["PARTITIONS", "ClassRows", "ClassSums", "Dense", "Flat", "Partition", "SampleLosses", "make_partition"]

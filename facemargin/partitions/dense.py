@@ -2,22 +2,25 @@
 
 from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
-from .base import Partition, SampleLosses
+from .flat import ClassRows, ClassSums, Flat
 
 if TYPE_CHECKING:
     from facemargin.heads.base import Features, Head
 
 
-class Dense(Partition):
-    """log Z = log(exp(f_y/T) + Σ_{j≠y} exp(z_j/T)) from the whole (M, C) score matrix.
+class Dense(Flat):
+    """log Z from the whole (M, C) score matrix.
 
     The target's score is replaced before the log-sum-exp. Patching a finished float32 log-sum-exp instead loses
     everything: at cosθ = 0.6, s = 64 the other classes vanish in z_y, and a true loss of 0.46 comes out as 0.
 
-    Cost: 2·M·C·D operations forward, 4·M·C·D backward; about three (M, C) matrices.
+    Cost: 2·M·C·D operations forward, 4·M·C·D backward; about three (M, C) matrices, and for unit rows a normalised copy
+    of the (C, D) weight.
+
+    Args: those of `Flat`.
 
     >>> from facemargin.heads import make_head
     >>> make_head("softmax", embedding_dim=2, num_classes=3, partition=Dense()).partition.name
@@ -26,28 +29,22 @@ class Dense(Partition):
 
     name = "dense"
 
-    def losses(self, head: "Head", features: "Features", labels: Tensor) -> SampleLosses:
-        """Exact losses; see `Partition.losses`."""
-        scores = head.scores(features, head.weight, head.bias)
-        index = labels.unsqueeze(1)
+    def sums(self, head: "Head", features: "Features", rows: ClassRows, labels: Tensor) -> ClassSums:
+        """Sums from the score matrix; see `Flat.sums`."""
+        scores = head.scores(features, rows.weight, rows.bias) / head.temperature
+        present, index = labels >= 0, labels.clamp_min(0)
+        target = scores.gather(1, index.unsqueeze(1)).squeeze(1)
         if head.has_margin:
-            bias = None if head.bias is None else head.bias[labels]
-            target = head.target_scores(features, head.weight[labels], bias)
-            scores = scores.scatter(1, index, target.unsqueeze(1))
-        scores = scores / head.temperature
-        log_p = F.log_softmax(scores, dim=1)
-        nll = -log_p.gather(1, index).squeeze(1)
-        log_normaliser = scores.detach().gather(1, index).squeeze(1) + nll.detach()
-        return SampleLosses(nll, self._over_classes(head, log_p), log_normaliser)
+            bias = None if rows.bias is None else rows.bias[index]
+            margined = head.target_scores(features, rows.weight[index], bias) / head.temperature
+            target = torch.where(present, margined, target)
+            scores = scores.scatter(1, index.unsqueeze(1), target.unsqueeze(1))
+        maximum = scores.detach().amax(1)
+        log_sum = (scores - maximum.unsqueeze(1)).exp().sum(1).log()
+        return ClassSums(maximum, log_sum, torch.where(present, target, 0), _weighted(head, scores, rows))
 
-    def logits(self, head: "Head", features: "Features") -> Tensor:
-        """(M, C) scores; see `Partition.logits`."""
-        return head.scores(features, head.weight, head.bias)
 
-    @staticmethod
-    def _over_classes(head: "Head", log_p: Tensor) -> Tensor | None:
-        if head.label_smoothing == 0:
-            return None
-        if head.class_weights is None:
-            return -log_p.sum(1)
-        return -log_p @ head.class_weights.to(log_p.dtype)
+def _weighted(head: "Head", scores: Tensor, rows: ClassRows) -> Tensor | None:
+    if head.label_smoothing == 0:
+        return None
+    return scores.sum(1) if rows.class_weights is None else scores @ rows.class_weights.to(scores.dtype)
