@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from facemargin.heads import HEADS
+from facemargin.partitions import PARTITIONS, partition_options
 from training.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -29,9 +30,9 @@ def test_the_training_page_shows_every_default() -> None:
 
     def compare(where: str, mine: dict[str, Any], theirs: dict[str, Any]) -> None:
         for key, value in theirs.items():
-            if isinstance(value, dict) and key != "heads":
+            if isinstance(value, dict) and key not in ("heads", "partitions"):
                 compare(f"{where}{key}.", mine[key], value)
-            elif key not in ("heads", "folders"):
+            elif key not in ("heads", "partitions", "folders"):
                 assert mine[key] == value, f"{where}{key}"
 
     compare("", shown, defaults)
@@ -42,6 +43,14 @@ def test_the_theory_page_names_every_head() -> None:
     text = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
     for name in HEADS:
         assert f"`{name}`" in text
+
+
+def test_the_partitions_page_names_every_partition_and_option() -> None:
+    text = (ROOT / "docs" / "partitions.md").read_text(encoding="utf-8")
+    for name in PARTITIONS:
+        assert f"| `{name}` |" in text
+        for option in set(partition_options(name)) - {"group", "class_vectors", "sparse_gradients"}:
+            assert f"`{option}`" in text, f"{name}: {option}"
 
 
 def test_every_dependency_has_its_reason() -> None:

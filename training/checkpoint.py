@@ -61,7 +61,8 @@ def _unpack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     return value
 
 
-def _sync(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file or folder is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -69,7 +70,8 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -94,12 +96,12 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int
         tensors: dict[str, torch.Tensor] = {}
         packed = {name: _pack(value, name, tensors) for name, value in state.items()}
         save_file(tensors, partial / _TENSORS)
-        header = {"format_version": FORMAT_VERSION, "step": step, "sha256": _sha256(partial / _TENSORS)}
+        header = {"format_version": FORMAT_VERSION, "step": step, "sha256": file_sha256(partial / _TENSORS)}
         (partial / _STATE).write_text(json.dumps({**header, "state": packed}, indent=1), encoding="utf-8")
         for path in (partial / _TENSORS, partial / _STATE, partial):
-            _sync(path)
+            sync_to_disk(path)
         partial.rename(final)
-        _sync(folder)
+        sync_to_disk(folder)
     for old in checkpoints_in(folder)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -124,6 +126,15 @@ def newest_checkpoint(folder: Path) -> Path:
     return found[-1]
 
 
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint folder, or the newest checkpoint of a run's output folder.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
+    return load_checkpoint(newest_checkpoint(path / "checkpoints") if (path / "checkpoints").is_dir() else path)
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
@@ -137,7 +148,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{path} has checkpoint format {version}; this version of facemargin reads {FORMAT_VERSION}"
             )
-        if _sha256(path / _TENSORS) != digest:
+        if file_sha256(path / _TENSORS) != digest:
             raise CheckpointError(
                 f"{path / _TENSORS} is damaged (its SHA-256 differs from state.json); "
                 "delete this checkpoint folder to resume from the one before"

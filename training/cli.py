@@ -47,6 +47,13 @@ class FacePolicy(StrEnum):
     largest = "largest"
 
 
+class MnistRecipe(StrEnum):
+    """Comparisons on MNIST."""
+
+    mnist = "mnist"
+    mnist_2d = "mnist-2d"
+
+
 class CropFormat(StrEnum):
     """File format of aligned crops."""
 
@@ -87,6 +94,13 @@ def train(
             help="Loss head: softmax, modified, l-softmax, a-softmax, am-softmax, l2-softmax, normface or arcface."
         ),
     ] = None,
+    partition: Annotated[
+        str | None,
+        typer.Option(
+            help="How the sum over classes is computed: dense, streaming, sharded, sampled, class-based, hierarchical, "
+            "adaptive or nce."
+        ),
+    ] = None,
     data: Folders = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder of the run: config, checkpoints, loss trace, events.")
@@ -94,6 +108,12 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint in the output folder.")
+    ] = False,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Run or checkpoint whose weights a new run starts with.")
+    ] = None,
+    reset_head: Annotated[
+        bool, typer.Option("--reset-head", help="Of --start-from take the backbone alone: for other people.")
     ] = False,
     backbone: Annotated[str | None, typer.Option(help="iresnet18/34/50/100, mobilefacenet or sphereface20.")] = None,
     epochs: Epochs = None,
@@ -107,7 +127,8 @@ def train(
 ) -> None:
     """Train a face embedding under a loss head; flags win over the config file."""
     resolved = _config(
-        config, resume, head=head, data__folders=data, output=output, seed=seed, backbone__name=backbone, epochs=epochs,
+        config, resume, head=head, partition=partition, start_from=start_from, reset_head=reset_head or None,
+        data__folders=data, output=output, seed=seed, backbone__name=backbone, epochs=epochs,
         batch_size=batch_size, optimizer__learning_rate=learning_rate, data__pairs=pairs, device=device,
         precision=precision, data__workers=workers,
     )  # fmt: skip
@@ -267,35 +288,96 @@ def calibrate(
 
 def compare(
     config: ConfigFile = None,
-    heads: Annotated[str, typer.Option(help="Heads separated by commas, or all.")] = "all",
+    heads: Annotated[
+        str | None,
+        typer.Option(help="Heads separated by commas, or all (the default); MNIST takes l-softmax:2 for a margin."),
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds separated by commas.")] = "0",
+    partitions: Annotated[
+        str | None, typer.Option(help="Partitions separated by commas, or all; by default the config's.")
+    ] = None,
     data: Folders = None,
     pairs: PairsFile = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the comparison; one folder a run inside.")] = None,
     epochs: Epochs = None,
     workers: Workers = None,
+    recipe: Annotated[
+        MnistRecipe | None,
+        typer.Option(help="Instead of faces: the papers' MNIST table, or their picture of embeddings in a plane."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="With --recipe: another length of the runs.")] = None,
+    full: Annotated[
+        bool | None,
+        typer.Option(
+            "--full/--short", help="With --recipe: the published form, the default on a GPU, or the short one."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train and test several heads under one recipe, one after the other; resumes what was interrupted."""
+    numbers = _numbers("--seeds", seeds)
+    if recipe is not None:
+        _refuse_with_recipe(config=config, partitions=partitions, pairs=pairs, epochs=epochs, workers=workers)
+        _compare_digits(recipe, heads, numbers, data, output, steps=steps, full=full, as_json=as_json)
+        return
+    if steps is not None or full is not None:
+        raise ConfigError("--steps, --full and --short belong to --recipe; faces take --epochs")
     resolved = _config(
         config, False, data__folders=data, data__pairs=pairs, output=output, epochs=epochs, data__workers=workers
     )
     from facemargin.heads import HEADS
+    from facemargin.partitions import PARTITIONS
     from training.compare import compare as run
     from training.compare import results_table
 
-    names = list(HEADS) if heads == "all" else [name.strip() for name in heads.split(",")]
-    try:
-        numbers = [int(seed) for seed in seeds.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"--seeds must be numbers separated by commas, got {seeds!r}") from error
-    results = run(resolved, names, numbers)
+    names = list(HEADS) if heads in (None, "all") else [name.strip() for name in heads.split(",")]
+    ways = list(PARTITIONS) if partitions == "all" else (partitions or resolved.partition).split(",")
+    results = run(resolved, names, numbers, partitions=[name.strip() for name in ways])
     if as_json:
         skipped = {"test": {"similarity", "same", "fold"}}
         _print_json([result.model_dump(mode="json", exclude=skipped) for result in results])
     else:
         _print_table(results_table(results))
-    if len(results) < len(names) * len(numbers):
+    if len(results) < len(names) * len(ways) * len(numbers):
+        raise typer.Exit(130)
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{option} must be numbers separated by commas, got {text!r}") from error
+
+
+def _refuse_with_recipe(**flags: Any) -> None:
+    given = [f"--{name}" for name, value in flags.items() if value is not None]
+    if given:
+        raise ConfigError(f"{', '.join(given)} cannot go with --recipe, which brings its own")
+
+
+def _compare_digits(
+    recipe: MnistRecipe,
+    heads: str | None,
+    seeds: list[int],
+    data: list[Path] | None,
+    output: Path | None,
+    *,
+    steps: int | None,
+    full: bool | None,
+    as_json: bool,
+) -> None:
+    if not data or len(data) > 1 or output is None:
+        raise ConfigError("--recipe needs one --data DIR with MNIST's four files, and --output DIR")
+    from training.mnist import RECIPES, results_table, run_recipe
+
+    names = None if heads in (None, "all") else [name.strip() for name in heads.split(",")]
+    results = run_recipe(recipe.value, names, seeds, data[0], output, full=full, steps=steps)
+    if as_json:
+        _print_json([result.model_dump(mode="json") for result in results])
+    else:
+        _print_table(results_table(results))
+    wanted = dict.fromkeys(names or RECIPES[recipe.value, bool(full)].heads)
+    if len(results) < len(wanted) * len(set(seeds)):
         raise typer.Exit(130)
 
 

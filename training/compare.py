@@ -4,8 +4,9 @@ Each run has its own folder and is skipped when it is done or resumed when it wa
 """
 
 import csv
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +16,7 @@ from rich.table import Table
 from facemargin.bundle import MANIFEST_NAME, Bundle, load_bundle, update_manifest
 from facemargin.errors import ConfigError
 from facemargin.heads import HEADS
+from facemargin.partitions import PARTITIONS
 from training.checkpoint import checkpoints_in
 from training.config import EvaluationConfig, TrainConfig
 from training.data.pairs import Pairs, parse_folds, read_pairs
@@ -22,6 +24,7 @@ from training.evaluate import calibrate_bundle, evaluate_bundle
 from training.evaluation_report import EvaluationReport
 from training.plots import Scores, plot_roc
 from training.publish import publish
+from training.seeds import seeds_markdown, summarise
 from training.trainer import TrainResult, require_same_run, train
 
 
@@ -29,7 +32,7 @@ class HeadResult(BaseModel):
     """What one head reached with one seed.
 
     Attributes:
-        head, seed: which run.
+        head, partition, seed: which run.
         epochs, steps, images: its length; images are those trained on, with repetition.
         minutes: time in the training loop.
         loss: of the last step.
@@ -41,6 +44,7 @@ class HeadResult(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     head: str
+    partition: str = "dense"
     seed: int
     epochs: int
     steps: int
@@ -54,40 +58,65 @@ class HeadResult(BaseModel):
 
 
 def compare(
-    config: TrainConfig, heads: Sequence[str], seeds: Sequence[int], *, console: Console | None = None
+    config: TrainConfig,
+    heads: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    partitions: Sequence[str] | None = None,
+    console: Console | None = None,
 ) -> list[HeadResult]:
-    """Run every head with every seed and write ``results.json``, ``results.csv``, ``results.md`` and ``roc.png``.
+    """Run every head with every partition and seed.
+
+    Writes ``results.json``, ``results.csv``, ``results.md`` and ``roc.png`` after each run, and with several seeds
+    ``seeds.md`` at the end: means over seeds, and paired differences from the first row.
 
     Args:
-        config: the recipe; its head and seed are replaced, its output holds one folder a run.
+        config: the recipe; its head, partition and seed are replaced, its output holds one folder a run.
         heads: names of heads.
         seeds: seeds of the runs.
+        partitions: names of partitions; the recipe's by default.
         console: for progress; stderr by default.
 
     Returns:
-        The results so far, in the order of heads and seeds. A run that is interrupted ends the comparison; the next
-        call goes on with it.
+        The results so far, in the order of heads, partitions and seeds. A run that is interrupted ends the comparison;
+        the next call goes on with it.
 
     Raises:
-        ConfigError: an unknown head, or a recipe without test pairs.
+        ConfigError: an unknown head or partition, or a recipe without test pairs.
     """
-    unknown = [head for head in heads if head not in HEADS]
-    if unknown:
-        raise ConfigError(f"unknown heads: {', '.join(unknown)}; known heads: {', '.join(HEADS)}")
+    partitions = [config.partition] if partitions is None else partitions
+    _require_known("heads", heads, HEADS)
+    _require_known("partitions", partitions, PARTITIONS)
     test, pairs = config.test, config.test.pairs if config.test else None
     if test is None or pairs is None:
         raise ConfigError("a comparison needs [test] with images and pairs in the config")
     console = console or Console(stderr=True)
     results: list[HeadResult] = []
-    for head in heads:
-        for seed in seeds:
-            run = config.model_copy(update={"head": head, "seed": seed, "output": config.output / f"{head}-seed{seed}"})
-            result = _one(run, test, read_pairs(pairs), console)
-            if result is None:
-                return results
-            results.append(result)
-            _write(results, config.output)
+    for head, partition, seed in itertools.product(heads, partitions, seeds):
+        folder = config.output / "-".join([head, *([] if partition == "dense" else [partition]), f"seed{seed}"])
+        run = config.model_copy(update={"head": head, "partition": partition, "seed": seed, "output": folder})
+        result = _one(run, test, read_pairs(pairs), console)
+        if result is None:
+            return results
+        results.append(result)
+        _write(results, config.output)
+    if len(seeds) > 1:
+        tested = read_pairs(pairs).select(results[0].test.folds)
+        (config.output / "seeds.md").write_text(seeds_markdown(summarise(_by_seeds(results), tested)), encoding="utf-8")
     return results
+
+
+def _by_seeds(results: Sequence[HeadResult]) -> list[tuple[str, list[tuple[float, ...]]]]:
+    grouped: dict[str, list[tuple[float, ...]]] = {}
+    for result in results:
+        grouped.setdefault(f"{result.head}, {result.partition}", []).append(result.test.similarity)
+    return list(grouped.items())
+
+
+def _require_known(what: str, names: Sequence[str], known: Mapping[str, object]) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(f"unknown {what}: {', '.join(unknown)}; known {what}: {', '.join(known)}")
 
 
 def _one(config: TrainConfig, test: EvaluationConfig, pairs: Pairs, console: Console) -> HeadResult | None:
@@ -136,6 +165,7 @@ def _result(config: TrainConfig, trained: TrainResult, report: EvaluationReport)
     last = trained.history.validation[-1] if trained.history.validation else {}
     return HeadResult(
         head=config.head,
+        partition=config.partition,
         seed=config.seed,
         epochs=config.epochs,
         steps=trained.step,
@@ -149,7 +179,17 @@ def _result(config: TrainConfig, trained: TrainResult, report: EvaluationReport)
     )
 
 
-_COLUMNS = ("head", "seed", "accuracy %", "TAR@FAR=1e-2 %", "EER %", "validation accuracy %", "epochs", "minutes")
+_COLUMNS = (
+    "head",
+    "partition",
+    "seed",
+    "accuracy %",
+    "TAR@FAR=1e-2 %",
+    "EER %",
+    "validation accuracy %",
+    "epochs",
+    "minutes",
+)
 
 
 def _row(result: HeadResult) -> list[str]:
@@ -162,6 +202,7 @@ def _row(result: HeadResult) -> list[str]:
     validated = result.validation.get("accuracy")
     return [
         result.head,
+        result.partition,
         str(result.seed),
         *shown,
         "" if validated is None else f"{100 * validated:.2f}",
@@ -176,7 +217,7 @@ def results_table(results: Sequence[HeadResult]) -> Table:
         title="heads under one recipe; 95 % bootstrap intervals over people in brackets", title_justify="left"
     )
     for column in _COLUMNS:
-        table.add_column(column, justify="left" if column == "head" else "right")
+        table.add_column(column, justify="left" if column in ("head", "partition") else "right")
     for result in results:
         table.add_row(*_row(result))
     return table
@@ -184,7 +225,7 @@ def results_table(results: Sequence[HeadResult]) -> Table:
 
 def results_markdown(results: Sequence[HeadResult]) -> str:
     """The results as a Markdown table."""
-    lines = [" | ".join(_COLUMNS), " | ".join(["---", *["---:"] * (len(_COLUMNS) - 1)])]
+    lines = [" | ".join(_COLUMNS), " | ".join(["---", "---", *["---:"] * (len(_COLUMNS) - 2)])]
     lines += [" | ".join(_row(result)) for result in results]
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
@@ -196,5 +237,10 @@ def _write(results: Sequence[HeadResult], output: Path) -> None:
         csv.writer(file).writerows([_COLUMNS, *(_row(result) for result in results)])
     (output / "results.md").write_text(results_markdown(results), encoding="utf-8")
     first_seed = results[0].seed
-    curves = {r.head: Scores(r.test.genuine, r.test.impostor) for r in results if r.seed == first_seed}
+    several = len({r.partition for r in results}) > 1
+    curves = {
+        f"{r.head}, {r.partition}" if several else r.head: Scores(r.test.genuine, r.test.impostor)
+        for r in results
+        if r.seed == first_seed
+    }
     plot_roc(curves, output / "roc.png", title=results[0].test.protocol)

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from facemargin.errors import ConfigError
 from facemargin.preprocessing import Preprocessing
@@ -160,6 +160,10 @@ class TrainConfig(_Frozen):
         compile: pass the backbone through ``torch.compile``.
         head: name of the loss head.
         heads: options of each head by its name, so that one recipe serves several heads.
+        partition: name of the way to sum over the classes.
+        partitions: options of each partition by its name; class counts come from the training images.
+        start_from: run or checkpoint whose weights a new run starts with; None starts from random weights.
+        reset_head: of ``start_from`` take the backbone alone, as a run on other people must.
         checkpoint_minutes: minutes between checkpoints (one is also written after each epoch and at the end).
         keep_checkpoints: newest checkpoints kept.
     """
@@ -173,6 +177,10 @@ class TrainConfig(_Frozen):
     compile: bool = False
     head: str = "am-softmax"
     heads: dict[str, dict[str, Any]] = {}
+    partition: str = "dense"
+    partitions: dict[str, dict[str, Any]] = {}
+    start_from: Path | None = None
+    reset_head: bool = False
     checkpoint_minutes: Positive = 10.0
     keep_checkpoints: int = Field(default=2, ge=1)
     data: DataConfig = DataConfig()
@@ -183,6 +191,32 @@ class TrainConfig(_Frozen):
     schedule: ScheduleConfig = ScheduleConfig()
     validation: ValidationConfig | None = None
     test: EvaluationConfig | None = None
+
+    @field_validator("heads", "partitions")
+    @classmethod
+    def _known_tables(cls, tables: dict[str, dict[str, Any]], info: ValidationInfo) -> dict[str, dict[str, Any]]:
+        from facemargin.heads import HEADS  # torch loads only where a config names heads or partitions
+        from facemargin.partitions import PARTITIONS
+
+        known = list(HEADS if info.field_name == "heads" else PARTITIONS)
+        for name in tables:
+            if name not in known:
+                raise ValueError(f"{info.field_name}.{name} is unknown; known {info.field_name}: {', '.join(known)}")
+        return tables
+
+    @model_validator(mode="after")
+    def _reset_of_something(self) -> "TrainConfig":
+        if self.reset_head and self.start_from is None:
+            raise ValueError("reset_head needs start_from, the run whose backbone is taken over")
+        return self
+
+    @field_validator("heads")
+    @classmethod
+    def _no_partition_among_head_options(cls, heads: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, options in heads.items():
+            if "partition" in options:
+                raise ValueError(f"heads.{name} cannot name a partition: set partition and [partitions.NAME] instead")
+        return heads
 
     @field_validator("device")
     @classmethod
@@ -195,6 +229,11 @@ class TrainConfig(_Frozen):
     def head_options(self) -> dict[str, Any]:
         """Options of the chosen head."""
         return self.heads.get(self.head, {})
+
+    @property
+    def partition_options(self) -> dict[str, Any]:
+        """Name and options of the chosen partition."""
+        return {"name": self.partition, **self.partitions.get(self.partition, {})}
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from facemargin.heads import Head
+from facemargin.rowwise import RowwiseAdamW, RowwiseSGD
 from training.config import OptimizerConfig, ScheduleConfig
 
 
@@ -37,15 +38,16 @@ def _backbone_groups(backbone: nn.Module, weight_decay: float) -> list[dict[str,
 def make_optimizer(backbone: nn.Module, head: Head, config: OptimizerConfig) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum or AdamW over the backbone's and the head's parameter groups.
 
-    Biases, batch-norm and PReLU parameters of the backbone do not decay; the head says itself which of its do.
+    Biases, batch-norm and PReLU parameters of the backbone do not decay; the head says itself which of its do. Where a
+    partition gives sparse gradients, only the rows they name move; dense ones get PyTorch's own step.
     """
     head_rate = config.learning_rate * config.head_learning_rate_ratio
     groups = _backbone_groups(backbone, config.weight_decay)
     groups += [{**group, "lr": head_rate} for group in head.parameter_groups(config.weight_decay)]
     groups = [group for group in groups if group["params"]]
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0)
+        return RowwiseAdamW(groups, lr=config.learning_rate, betas=(config.momentum, 0.999))
+    return RowwiseSGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: ScheduleConfig, total_steps: int) -> LambdaLR:

@@ -1,6 +1,7 @@
 """A finished run -> a bundle: reads the checkpoint, tells the manifest what was trained on what, and exports."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,10 +55,19 @@ def publish(
         licence=licence,
         flip_sum=flip_sum,
         backbone=backbone.options(),
-        head=checkpoint.state["head_options"],
+        head=without_class_counts(checkpoint.state["head_options"]),
         data=checkpoint.state["data"] | {"protocol": config.data.protocol},
         card=_card(config, checkpoint),
     )
+
+
+def without_class_counts(options: dict[str, Any]) -> dict[str, Any]:
+    """Head options without the number of images of each person, which a bundle that is given away need not tell."""
+    return {
+        key: without_class_counts(value) if isinstance(value, dict) else value
+        for key, value in options.items()
+        if key != "class_counts"
+    }
 
 
 def _parity_crops(config: TrainConfig, folder: Path | None, run: Path) -> NDArray[np.uint8]:

@@ -1,11 +1,12 @@
 """The training loop: batches in, loss trace and checkpoints out. Owns when things happen, not how they are computed."""
 
+import hashlib
 import json
 import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,19 +15,22 @@ from typing import Any, TextIO
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from facemargin import __version__
 from facemargin.backbones import Backbone, make_backbone
 from facemargin.errors import CheckpointError, ConfigError, DataError, ImageError, NonFiniteLossError
-from facemargin.heads import HEADS, Head, make_head
+from facemargin.heads import HEADS, BatchLosses, Head, make_head
+from facemargin.partitions import PARTITIONS, make_partition, partition_options
+from facemargin.rowwise import clip_gradients
 from training.align import REPORT_NAME
 from training.checkpoint import (
     Checkpoint,
     checkpoints_in,
     load_checkpoint,
     newest_checkpoint,
+    open_checkpoint,
     save_checkpoint,
 )
 from training.config import TrainConfig, make_config
@@ -98,11 +102,16 @@ def training_images(config: TrainConfig) -> LabelledImages:
     return label_people(config.data.folders, only=only, min_images=config.data.min_images)
 
 
-def build_head(config: TrainConfig, people: int, total_steps: int) -> Head:
+def build_head(config: TrainConfig, class_counts: Sequence[int], total_steps: int) -> Head:
     """The head of a run, its λ schedule stated for the run's length unless the config gives one.
 
+    Args:
+        config: the run.
+        class_counts: training images of each person; partitions that go by frequency are told them.
+        total_steps: optimizer steps of the run.
+
     Raises:
-        ConfigError: an unknown head or an option that the head refuses.
+        ConfigError: an unknown head or partition, or an option that it refuses.
     """
     options = dict(config.head_options)
     if options.get("annealing") == "none":  # TOML has no null
@@ -110,10 +119,25 @@ def build_head(config: TrainConfig, people: int, total_steps: int) -> Head:
     elif "annealing" not in options and config.head in HEADS:
         planned = HEADS[config.head].annealing_for_run(total_steps)
         options |= {} if planned is None else {"annealing": planned}
+    size = {"embedding_dim": config.backbone.embedding_dim, "num_classes": len(class_counts)}
     try:
-        return make_head(config.head, embedding_dim=config.backbone.embedding_dim, num_classes=people, **options)
+        summing = make_partition(_with_class_counts(config.partition_options, list(class_counts)))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"partitions.{config.partition}: {error}") from error
+    try:
+        return make_head(config.head, **size, partition=summing, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"heads.{config.head}: {error}") from error
+
+
+def _with_class_counts(partition: Any, class_counts: list[int]) -> dict[str, Any]:
+    """Options of a partition, and of the one inside it, with the counts where they are wanted and not given."""
+    options = {"name": partition} if isinstance(partition, str) else dict(partition)
+    if options.get("name") in PARTITIONS and "class_counts" in partition_options(options["name"]):
+        options.setdefault("class_counts", class_counts)
+    if "inner" in options:
+        options["inner"] = _with_class_counts(options["inner"], class_counts)
+    return options
 
 
 def build_backbone(config: TrainConfig) -> Backbone:
@@ -137,14 +161,15 @@ def restore_model(path: Path) -> tuple[Backbone, TrainConfig, Checkpoint]:
     Raises:
         CheckpointError: no or a damaged checkpoint, or one that does not fit its own config.
     """
-    folder = newest_checkpoint(path / "checkpoints") if (path / "checkpoints").is_dir() else path
-    checkpoint = load_checkpoint(folder)
+    checkpoint = open_checkpoint(path)
     try:
-        config = make_config(checkpoint.state["config"], str(folder))
+        config = make_config(checkpoint.state["config"], str(checkpoint.path))
         backbone = build_backbone(config)
         backbone.load_state_dict(checkpoint.state["backbone"])
     except (ConfigError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{folder} does not hold the model that its config describes: {error}") from error
+        raise CheckpointError(
+            f"{checkpoint.path} does not hold the model that its config describes: {error}"
+        ) from error
     return backbone.eval(), config, checkpoint
 
 
@@ -204,7 +229,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         backbone = build_backbone(config)
         self.backbone = backbone.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.head = build_head(config, len(images.people), self.total_steps).to(self.device)
+        self.head = build_head(config, images.class_counts(), self.total_steps).to(self.device)
         self.network: nn.Module = torch.compile(self.backbone) if config.compile else self.backbone  # type: ignore[assignment]
         self.optimizer = make_optimizer(self.backbone, self.head, config.optimizer)
         self.schedule = make_schedule(self.optimizer, config.schedule, self.total_steps)
@@ -212,24 +237,25 @@ class Trainer:
         self.history = History()
         self.step = 0
 
-    def train_step(self, batch: Batch) -> Tensor:
-        """One optimizer step on a batch; returns the detached loss. Nothing changes if the loss is not finite."""
+    def train_step(self, batch: Batch) -> BatchLosses:
+        """One optimizer step on a batch; returns its losses, detached. Nothing changes if one is not finite."""
         crops = batch[0].to(self.device, non_blocking=True, memory_format=torch.channels_last)
         labels = batch[1].to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             embeddings = self.network(crops)
-        loss: Tensor = self.head(embeddings.float(), labels)
+        losses = self.head.batch_losses(embeddings.float(), labels)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses.loss.backward()  # type: ignore[no-untyped-call]
         limit = self.config.optimizer.clip_norm
-        norm = nn.utils.clip_grad_norm_(self.parameters, math.inf if limit is None else limit)
-        if bool(torch.isfinite(loss) & torch.isfinite(norm)):
-            self.optimizer.step()
-            self.schedule.step()
-            self.head.advance()
-            self.step += 1
-            return loss.detach()
-        return loss.detach() * math.nan
+        norm = clip_gradients(self.parameters, math.inf if limit is None else limit)
+        loss = losses.loss.detach()
+        if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            return losses._replace(loss=loss * math.nan)
+        self.optimizer.step()
+        self.schedule.step()
+        self.head.advance()
+        self.step += 1
+        return losses._replace(loss=loss)
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs to go on as if it had never stopped."""
@@ -256,18 +282,20 @@ class Trainer:
         """
         state = checkpoint.state
         require_same_run(self.config, state["config"], checkpoint.path)
-        if state["data"] != data_record(self.images):
+        now = data_record(self.images)
+        if any(now[key] != value for key, value in state["data"].items()):
             raise CheckpointError(
                 f"{checkpoint.path} was trained on {state['data']['people']} people and {state['data']['images']} "
                 f"images; data.folders now holds {len(self.images.people)} people and {len(self.images.paths)} images, "
-                "or other files; resume with the same data or start a new run"
+                "or other files; resume with the same data, or start a new run from this one's backbone: "
+                "--start-from RUN --reset-head"
             )
         try:
             self.backbone.load_state_dict(state["backbone"])
             self.head.load_state_dict(state["head"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError) as error:
-            raise CheckpointError(f"{checkpoint.path} does not fit this run: {error}") from error
+            raise CheckpointError(f"{checkpoint.path} does not fit this run: {_one_line(error)}") from error
         self.schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None] * len(self.schedule.lr_lambdas)})
         torch.set_rng_state(state["random"]["torch"])
         if self.device.type == "cuda" and len(state["random"]["cuda"]) == torch.cuda.device_count():
@@ -275,14 +303,55 @@ class Trainer:
         self.history = History(**state["history"])
         self.step = checkpoint.step
 
+    def start_from(self, checkpoint: Checkpoint) -> None:
+        """Take over the weights of another run; step, λ, schedule and optimizer start anew.
+
+        Raises:
+            CheckpointError: of another backbone, or, without ``reset_head``, of other people or another head.
+        """
+        state, advice = checkpoint.state, "--reset-head takes over its backbone alone"
+        if not self.config.reset_head:
+            saved, own = state["head_options"], self.head.options()
+            for key, what in (("num_classes", "people"), ("name", "head")):
+                if saved[key] != own[key]:
+                    raise CheckpointError(f"{checkpoint.path} has {what} {saved[key]}, this run {own[key]}; {advice}")
+            if state["data"].get("people_sha256") != data_record(self.images)["people_sha256"]:
+                raise CheckpointError(
+                    f"{checkpoint.path} was trained on other people, or in another order: its class rows are theirs; "
+                    f"{advice}"
+                )
+        try:
+            self.backbone.load_state_dict(state["backbone"])
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{checkpoint.path} has another backbone than this run: {_one_line(error)}"
+            ) from error
+        if self.config.reset_head:
+            return
+        try:
+            self.head.load_state_dict({**state["head"], "step": self.head.step})
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"the head of {checkpoint.path} does not fit this run: {_one_line(error)}; {advice}"
+            ) from error
+
     def _place(self) -> dict[str, int]:
         epoch, batch = divmod(self.step, self.plan.steps_per_epoch)
         return {"epoch": epoch, "batch": batch}
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def data_record(images: LabelledImages) -> dict[str, Any]:
     """Size and fingerprint of a training set, for checkpoints and manifests."""
-    return {"people": len(images.people), "images": len(images.paths), "sha256": images.fingerprint()}
+    return {
+        "people": len(images.people),
+        "images": len(images.paths),
+        "sha256": images.fingerprint(),
+        "people_sha256": hashlib.sha256("\n".join(images.people).encode()).hexdigest(),
+    }
 
 
 def require_same_run(config: TrainConfig, saved: dict[str, Any], path: Path) -> None:
@@ -293,7 +362,8 @@ def require_same_run(config: TrainConfig, saved: dict[str, Any], path: Path) -> 
     """
     free = ("output", "checkpoint_minutes", "keep_checkpoints", "test")
     now = json.loads(config.model_dump_json())
-    for values in (now, saved := dict(saved)):
+    saved = json.loads(make_config(saved, str(path)).model_dump_json())  # settings that are newer than it have defaults
+    for values in (now, saved):
         for key in free:
             values.pop(key, None)
         values["data"] = {**values["data"], "workers": None}
@@ -352,6 +422,8 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
     checkpoints = _checkpoint_folder(config, resume)
     if resume:
         trainer.restore(load_checkpoint(newest_checkpoint(checkpoints)))
+    elif config.start_from is not None:
+        trainer.start_from(open_checkpoint(config.start_from))
     _write_config(config)
     _introduce(trainer, console)
     with _stop_signals() as stop:
@@ -361,7 +433,8 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
 def _introduce(trainer: Trainer, console: Console) -> None:
     config, images = trainer.config, trainer.images
     console.print(
-        f"[bold]{config.head}[/] on {config.backbone.name}: {len(images.people):,} people, {len(images.paths):,} images"
+        f"[bold]{config.head}[/] ({config.partition}) on {config.backbone.name}: "
+        f"{len(images.people):,} people, {len(images.paths):,} images"
         + (f" ({images.left_out:,} people left out)" if images.left_out else ""),
         highlight=False,
     )
@@ -409,7 +482,8 @@ def _run(
         started = time.monotonic()
         try:
             for crops, labels in loader:
-                loss_value = float(trainer.train_step((crops, labels)))
+                losses = trainer.train_step((crops, labels))
+                loss_value = float(losses.loss)
                 if not math.isfinite(loss_value):
                     earlier = checkpoints_in(checkpoints)
                     raise NonFiniteLossError(
@@ -427,7 +501,7 @@ def _run(
                 rate_img_s = trainer.history.images / trainer.history.seconds
                 progress.update(trainer.step, loss_value, rate_img_s, plan)
                 if trainer.step % LOG_EVERY_STEPS == 0:
-                    _log(events, trainer, loss_value, rate_img_s)
+                    _log(events, trainer, losses, rate_img_s)
                 epoch_done = trainer.step % plan.steps_per_epoch == 0
                 if epoch_done and validator is not None and _due(trainer):
                     figures = validator.measure(trainer.network, config.preprocessing, trainer.device)
@@ -462,8 +536,10 @@ def _due(trainer: Trainer) -> bool:
     return wanted is not None and (epoch % wanted.every_epochs == 0 or trainer.step == trainer.total_steps)
 
 
-def _log(events: SummaryWriter, trainer: Trainer, loss: float, rate_img_s: float) -> None:
-    events.add_scalar("train/loss", loss, trainer.step)
+def _log(events: SummaryWriter, trainer: Trainer, losses: BatchLosses, rate_img_s: float) -> None:
+    events.add_scalar("train/loss", float(losses.loss), trainer.step)
+    for name, share in zip(("zero", "one"), losses.saturation(), strict=True):
+        events.add_scalar(f"train/softmax_{name}_share", share, trainer.step)
     events.add_scalar("train/learning_rate", trainer.schedule.get_last_lr()[0], trainer.step)
     events.add_scalar("train/images_per_second", rate_img_s, trainer.step)
     if trainer.head.uses_annealing:

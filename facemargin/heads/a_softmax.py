@@ -30,8 +30,8 @@ class ASoftmax(AngularMargin):
     >>> from facemargin.heads import make_head
     >>> head = make_head("a-softmax", embedding_dim=4, num_classes=3, annealing=None)
     >>> print(head.diagnose(1000))
-    λ = 0 from the start: with margin 4 the target score is flat at 90°, where random features start, so there is no \
-gradient; use annealing=Annealing.for_run(1000)
+    λ starts at 0: with margin 4 the target score is flat at 90°, where random features start, so there is no \
+gradient; use Annealing.for_run(1000)
     """
 
     name = "a-softmax"

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from .annealing import Annealing, flat_at_right_angle
+from .annealing import Annealing
 from .base import Features, Head, HeadOptions
 from .geometry import direction, length
 from .psi import psi
@@ -59,14 +59,8 @@ class AngularMargin(Head):
 
     def diagnose(self, total_steps: int) -> str | None:
         """Say why λ leaves no gradient at the start or no margin at the end of a run, or None if it does neither."""
-        if self.annealing is not None:
-            return self.annealing.diagnose(total_steps, margin=self.margin)
-        if not flat_at_right_angle(self.margin):
-            return None
-        return (
-            f"λ = 0 from the start: with margin {self.margin:g} the target score is flat at 90°, where random features "
-            f"start, so there is no gradient; use annealing=Annealing.for_run({total_steps})"
-        )
+        schedule = self.annealing or Annealing(base=0, gamma=0)
+        return schedule.diagnose(total_steps, margin=self.margin)
 
     def _own_options(self) -> dict[str, Any]:
         annealing = None if self.annealing is None else self.annealing.options()

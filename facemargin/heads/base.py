@@ -48,7 +48,8 @@ class BatchLosses(NamedTuple):
 
     Attributes:
         loss: 0-dim, the weighted mean.
-        nll: (M,) −log p_y of each sample without graph, meaningful only where ``counted``.
+        nll: (M,) −log p_y of each sample, or the partition's stand-in for it, without graph; meaningful only where
+            ``counted``.
         counted: (M,) bool, the samples that are not ignored.
     """
 
@@ -357,6 +358,11 @@ class Head(nn.Module):
             (...,) scores.
         """
         return self.paired_scores(features, weight)
+
+    @staticmethod
+    def widened(parameter: Tensor, features: Features) -> Tensor:
+        """A parameter in the dtype of the features; a half-precision one gets back a gradient that saturates."""
+        return widen(parameter, features.vectors.dtype)
 
     def new_rows(self, count: int, dim: int | None = None) -> nn.Parameter:
         """Class rows of length about 1 in random directions, so that scores start of the size of the features."""

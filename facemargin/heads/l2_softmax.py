@@ -55,7 +55,7 @@ class L2Softmax(Head):
 
 
 def alpha_lower_bound(num_classes: int, probability: float = BOUND_PROBABILITY) -> float:
-    """The α below which features of well spread classes cannot reach ``probability``: log(p(C − 2)/(1 − p)).
+    """The paper's default α, log(p(C − 2)/(1 − p)): p of a feature on its own unit row, C − 2 others at right angles.
 
     Raises:
         ValueError: ``num_classes`` ≤ 2, where the bound is not defined.

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .geometry import widen
+
 
 class PositiveScale(nn.Module):
     """s = softplus(softplus⁻¹(start) + offset), with ``offset`` a parameter that starts at 0, or fixed s = start.
@@ -40,5 +42,5 @@ class PositiveScale(nn.Module):
         if self.offset is None:
             return torch.full((), self.start, dtype=like.dtype, device=like.device)
         # logaddexp and not F.softplus, which cuts over to the identity at 20 and is 1e-10 off there.
-        raw = self.offset.to(like.dtype) + self._start_before_softplus
+        raw = widen(self.offset, like.dtype) + self._start_before_softplus
         return torch.logaddexp(raw, torch.zeros_like(raw))

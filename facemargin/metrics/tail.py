@@ -20,6 +20,7 @@ TAIL_SHARE = 0.01
 
 _SMALLEST_SHAPE = -0.5  # below it the maximum-likelihood estimate is not regular
 _SMALLEST_EXCESS = 1e-9
+_REFUSED = 1e6  # above any loss of an allowed shape
 
 
 class Tail(BaseModel):
@@ -102,7 +103,8 @@ def fit_generalised_pareto(excess: NDArray[np.floating[Any]], *, least_end: floa
 
     def loss(relative: float) -> float:
         shape, scale = _profile(excess, relative / mean)
-        return math.log(scale) + shape if shape >= _SMALLEST_SHAPE else math.inf
+        # Not infinity, which the minimiser's parabola would turn into NaN.
+        return math.log(scale) + shape if shape >= _SMALLEST_SHAPE else _REFUSED - shape
 
     grid = np.unique([*np.linspace(lowest, 0.0, 30), *np.geomspace(1e-2, 10.0, 20)])
     losses = [loss(relative) for relative in grid]

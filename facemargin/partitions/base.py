@@ -60,8 +60,8 @@ class Partition(nn.Module, ABC):
                 f"label_smoothing={head.label_smoothing:g} needs −log p of every class, which partition {self.name!r} "
                 "never computes; use label_smoothing=0, or partition 'dense', 'streaming' or 'sharded'"
             )
-        self._bound = True
         self.allocate(head)
+        self._bound = True  # only now: an instance that one head was refused may serve another
 
     def allocate(self, head: "Head") -> None:
         """Make the parameters: ``weight`` (C, D) and ``bias`` (C,) or None on the head.
@@ -71,8 +71,12 @@ class Partition(nn.Module, ABC):
         Raises:
             ValueError: the partition cannot work with this head.
         """
-        head.weight = head.new_rows(head.num_classes)
-        head.register_parameter("bias", head.new_biases(head.num_classes))
+        head.weight, bias = self.new_parameters(head)
+        head.register_parameter("bias", bias)
+
+    def new_parameters(self, head: "Head") -> tuple[nn.Parameter, nn.Parameter | None]:
+        """``weight`` (C, D) and ``bias`` (C,) or None."""
+        return head.new_rows(head.num_classes), head.new_biases(head.num_classes)
 
     def whole_batch(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The batch that the loss is a mean over: what was handed in, or that of all processes together.
@@ -100,6 +104,11 @@ class Partition(nn.Module, ABC):
     def predict(self, head: "Head", features: "Features") -> Tensor:
         """(M,) int64: the class of the largest logit, the lowest such class in a tie."""
         return self.logits(head, features).argmax(1)
+
+    @property
+    def uses_class_counts(self) -> bool:
+        """Whether ``class_counts`` would change anything with the options of this instance."""
+        return False
 
     def decayed_parameters(self, head: "Head") -> list[nn.Parameter]:
         """Parameters on which weight decay is real: class rows that the head does not normalise."""

@@ -31,12 +31,15 @@ class Dense(Flat):
 
     def sums(self, head: "Head", features: "Features", rows: ClassRows, labels: Tensor) -> ClassSums:
         """Sums from the score matrix; see `Flat.sums`."""
-        scores = head.scores(features, rows.weight, rows.bias) / head.temperature
+        # Widened once, for both uses: gradients to a half-precision row meet in float32 and saturate as one sum.
+        weight = head.widened(rows.weight, features)
+        bias = None if rows.bias is None else head.widened(rows.bias, features)
+        scores = head.scores(features, weight, bias) / head.temperature
         present, index = labels >= 0, labels.clamp_min(0)
         target = scores.gather(1, index.unsqueeze(1)).squeeze(1)
         if head.has_margin:
-            bias = None if rows.bias is None else rows.bias[index]
-            margined = head.target_scores(features, rows.weight[index], bias) / head.temperature
+            own = None if bias is None else bias[index]
+            margined = head.target_scores(features, weight[index], own) / head.temperature
             target = torch.where(present, margined, target)
             scores = scores.scatter(1, index.unsqueeze(1), target.unsqueeze(1))
         maximum = scores.detach().amax(1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Partition, SampleLosses
+from .option_values import is_number
 
 if TYPE_CHECKING:
     from facemargin.heads.base import Features, Head
@@ -67,7 +68,7 @@ class Flat(Partition):
 
     def __init__(self, *, self_normalize: float = 0.0) -> None:
         super().__init__()
-        if not (math.isfinite(self_normalize) and self_normalize >= 0):
+        if not (is_number(self_normalize) and math.isfinite(self_normalize) and self_normalize >= 0):
             raise ValueError(f"self_normalize={self_normalize!r} is out of range: it must be finite and ≥ 0")
         self.self_normalize = float(self_normalize)
 
@@ -76,6 +77,14 @@ class Flat(Partition):
         super().allocate(head)
         needed = self.self_normalize > 0 and not head.has_bias
         self.register_parameter("log_z", new_log_z(head) if needed else None)
+        self.cover(head, 0, head.num_classes)
+
+    def cover(self, head: "Head", first: int, last: int) -> None:
+        """Be told that `sums` will be given the rows of classes first … last − 1: of all of them, or of one shard.
+
+        Raises:
+            ValueError: the partition cannot sum over these alone.
+        """
 
     @abstractmethod
     def sums(self, head: "Head", features: "Features", rows: ClassRows, labels: Tensor) -> ClassSums:
@@ -109,6 +118,10 @@ class Flat(Partition):
         """(M, C) scores; see `Partition.logits`."""
         return head.scores(features, head.weight, head.bias)
 
+    def predict(self, head: "Head", features: "Features") -> Tensor:
+        """(M,) classes, a block of them at a time; see `Partition.predict`."""
+        return best_class(head, features, head.weight, head.bias)[1]
+
     def options(self) -> dict[str, Any]:
         """See `Partition.options`."""
         return {"name": self.name, "self_normalize": self.self_normalize}
@@ -116,15 +129,18 @@ class Flat(Partition):
     def _penalty(self, log_z: Tensor) -> Tensor | None:
         if self.self_normalize == 0:
             return None
-        offset = log_z if self.log_z is None else log_z - self.log_z.to(log_z.dtype)
+        from facemargin.heads.geometry import widen  # heads import partitions, so not at the top
+
+        offset = log_z if self.log_z is None else log_z - widen(self.log_z, log_z.dtype)
         return self.self_normalize * offset.square()
 
 
 def new_log_z(head: "Head") -> nn.Parameter:
     """The learned scalar that a bias-free head's scores are read against, at its expected value before training.
 
-    log C + (s/T)²/(2D) for unit features and unit rows: cosines in random directions have variance 1/D. Where features
-    are free their length is not known, and it is log C.
+    log C + (s/T)²/(2D) for unit features and unit rows: cosines in random directions have variance 1/D. That is the
+    second-order term, good for s/T well below D (for s = 64, D = 128 it is 10 % too large), and never taken beyond the
+    s/T that log Z − log C can reach. Where features are free their length is not known, and it is log C.
 
     >>> from facemargin.heads import make_head
     >>> head = make_head("am-softmax", embedding_dim=128, num_classes=1000, scale=16.0)
@@ -133,5 +149,31 @@ def new_log_z(head: "Head") -> nn.Parameter:
     """
     start = math.log(head.num_classes)
     if head.scale is not None and head.unit_weights:
-        start += (float(head.scale) / head.temperature) ** 2 / (2 * head.embedding_dim)
+        scale = float(head.scale) / head.temperature
+        start += min(scale**2 / (2 * head.embedding_dim), scale)
     return nn.Parameter(torch.tensor(start))
+
+
+def best_class(
+    head: "Head", features: "Features", weight: Tensor, bias: Tensor | None, *, block: int = 8192
+) -> tuple[Tensor, Tensor]:
+    """The largest score over some classes and its place, the first one in a tie; holds (M, block) scores at a time.
+
+    Args:
+        head: gives the scores.
+        features: M samples.
+        weight: (B, D) rows.
+        bias: (B,) or None.
+        block: classes at a time.
+
+    Returns:
+        (M,) scores, −∞ where B = 0, and (M,) int64 places.
+    """
+    best = features.length.new_full(features.length.shape, -math.inf)
+    place = torch.zeros_like(best, dtype=torch.int64)
+    for start in range(0, len(weight), block):
+        part = slice(start, start + block)
+        top, where = head.scores(features, weight[part], None if bias is None else bias[part]).max(1)
+        place = torch.where(top > best, where + start, place)
+        best = torch.maximum(best, top)
+    return best, place

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from facemargin.errors import ConfigError
 from training.cli import _config
 from training.config import TrainConfig
+from training.mnist import write_idx
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -57,7 +59,7 @@ def test_train_export_and_calibrate_by_command(
     assert trained.returncode == 0, trained.stderr
     report: dict[str, Any] = json.loads(trained.stdout)
     assert (report["step"], report["finished"], report["people"]) == (6, True, 8)
-    assert "normface on iresnet18" in trained.stderr
+    assert "normface (dense) on iresnet18" in trained.stderr
     assert "align-report.json" in trained.stderr  # the note that these were taken as aligned crops
 
     again = run("train", "--config", recipe, "--data", drawn_people, "--output", output)
@@ -88,6 +90,26 @@ def test_values_out_of_range_are_refused(arguments: list[str], message: str) -> 
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_digits_are_compared_by_their_own_recipes(tmp_path: Path) -> None:
+    for name, count in (("train", 6000), ("t10k", 100)):
+        images = np.random.default_rng(0).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        write_idx(tmp_path / f"{name}-images-idx3-ubyte", images)
+        write_idx(tmp_path / f"{name}-labels-idx1-ubyte", np.arange(count, dtype=np.uint8) % 10)
+    common = ("compare", "--recipe", "mnist-2d", "--data", tmp_path, "--output", tmp_path / "out", "--short")
+    done = run(*common, "--heads", "softmax", "--steps", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    assert [(row["head"], row["steps"]) for row in json.loads(done.stdout)] == [("softmax", 3)]
+    assert (tmp_path / "out" / "features.png").exists()
+    for arguments, message in (
+        ((*common, "--epochs", "3"), "--epochs cannot go with --recipe"),
+        ((*common[:3], "--output", "x"), "--recipe needs one --data DIR"),
+        (("compare", "--steps", "3", "--output", "x"), "belong to --recipe"),
+        ((*common, "--seeds", "one"), "--seeds must be numbers"),
+    ):
+        refused = run(*arguments)
+        assert (refused.returncode, message in refused.stderr) == (2, True), refused.stderr
 
 
 def test_inspect_counts_people_sizes_and_what_cannot_be_read(drawn_people: Path, tmp_path: Path) -> None:

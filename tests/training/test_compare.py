@@ -74,9 +74,23 @@ def test_a_comparison_writes_its_results_and_skips_what_is_done(recipe: TrainCon
         compare(recipe.model_copy(update={"epochs": 2}), ["softmax"], [0], console=QUIET)
 
 
+def test_partitions_and_seeds_are_compared_with_the_first(recipe: TrainConfig) -> None:
+    results = compare(recipe, ["am-softmax"], [0, 1], partitions=["dense", "sampled"], console=QUIET)
+    assert [(r.partition, r.seed) for r in results] == [("dense", 0), ("dense", 1), ("sampled", 0), ("sampled", 1)]
+    assert (recipe.output / "am-softmax-seed1" / "result.json").exists()
+    assert (recipe.output / "am-softmax-sampled-seed1" / "result.json").exists()
+    manifest = load_bundle(recipe.output / "am-softmax-sampled-seed0" / "bundle").manifest
+    assert manifest.head["partition"]["name"] == "sampled"
+    assert "class_counts" not in manifest.head["partition"]
+    rows = (recipe.output / "seeds.md").read_text(encoding="utf-8").splitlines()
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| am-softmax, dense", "| am-softmax, sampled"]
+
+
 def test_what_cannot_be_compared_is_refused(recipe: TrainConfig, tiny_config: Callable[..., TrainConfig]) -> None:
     with pytest.raises(ConfigError, match="unknown heads: cosface; known heads: softmax"):
         compare(recipe, ["cosface"], [0], console=QUIET)
+    with pytest.raises(ConfigError, match="unknown partitions: sparse; known partitions: dense"):
+        compare(recipe, ["softmax"], [0], partitions=["sparse"], console=QUIET)
     with pytest.raises(ConfigError, match=r"needs \[test\]"):
         compare(tiny_config(), ["softmax"], [0], console=QUIET)
     assert not recipe.output.exists()

@@ -1,6 +1,7 @@
 """Configs: unknown keys, wrong values and flags over files."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,3 +67,21 @@ def test_options_belong_to_their_head() -> None:
     values = {"output": "x", "heads": heads}
     assert load_config(None, values | {"head": "arcface"}).head_options == {"margin": 0.4}
     assert load_config(None, values | {"head": "softmax"}).head_options == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"partitions": {"smapled": {}}}, r"partitions\.smapled is unknown; known partitions: dense"),
+        ({"heads": {"cosface": {}}}, r"heads\.cosface is unknown; known heads: softmax"),
+        ({"reset_head": True}, "reset_head needs start_from"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, {"output": "x"} | values)
+
+
+def test_a_partition_has_its_own_table() -> None:
+    values = {"output": "x", "partition": "sampled", "partitions": {"sampled": {"samples": 0.1}, "nce": {"samples": 9}}}
+    assert load_config(None, values).partition_options == {"name": "sampled", "samples": 0.1}

@@ -7,6 +7,7 @@ import torch
 
 from facemargin.backbones import make_backbone
 from facemargin.heads import HEADS, make_head
+from facemargin.partitions import Sampled
 from training.config import OptimizerConfig, ScheduleConfig
 from training.optimization import make_optimizer, make_schedule, schedule_factor
 
@@ -45,6 +46,42 @@ def test_every_parameter_is_optimised_once_and_norms_do_not_decay(optimizer_name
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert {rates[id(p)] for p in head.parameters()} == {0.2}
     assert {rates[id(p)] for p in backbone.parameters()} == {0.1}
+
+
+@pytest.mark.parametrize("optimizer_name", ["sgd", "adamw"])
+def test_dense_gradients_are_moved_as_by_pytorch_bit_for_bit(optimizer_name: str) -> None:
+    def trained(by_pytorch: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        backbone, head = torch.nn.Linear(4, 8), make_head("softmax", embedding_dim=8, num_classes=5)
+        optimizer = make_optimizer(backbone, head, OptimizerConfig(name=optimizer_name, weight_decay=0.1))
+        if by_pytorch:
+            groups = [{**group} for group in optimizer.param_groups]
+            made = torch.optim.SGD if optimizer_name == "sgd" else torch.optim.AdamW
+            optimizer = made(groups, **optimizer.defaults if optimizer_name == "sgd" else {})
+        x, y = torch.randn(6, 4), torch.arange(6) % 5
+        for _ in range(4):
+            optimizer.zero_grad()
+            head(backbone(x), y).backward()
+            optimizer.step()
+        return [p.detach() for module in (backbone, head) for p in module.parameters()]
+
+    assert all(torch.equal(*pair) for pair in zip(trained(False), trained(True), strict=True))
+
+
+@pytest.mark.parametrize("optimizer_name", ["sgd", "adamw"])
+def test_rows_that_are_not_sampled_do_not_move(optimizer_name: str) -> None:
+    torch.manual_seed(0)
+    backbone = torch.nn.Linear(4, 8)
+    head = make_head("softmax", embedding_dim=8, num_classes=40, partition=Sampled(samples=5))
+    optimizer = make_optimizer(backbone, head, OptimizerConfig(name=optimizer_name, weight_decay=0.1))
+    for _ in range(3):
+        before = head.weight.detach().clone()
+        optimizer.zero_grad()
+        head(backbone(torch.randn(4, 4)), torch.tensor([1, 7, 7, 39])).backward()
+        optimizer.step()
+        moved = (head.weight != before).any(1).nonzero().squeeze(1)
+        assert torch.equal(moved, head.partition.active_rows)
+        assert len(moved) == 8
 
 
 def test_the_schedule_moves_every_group_alike() -> None:

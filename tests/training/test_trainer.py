@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from facemargin.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError, UnsupportedImageError
 from facemargin.heads import HEADS
-from training.checkpoint import checkpoints_in, load_checkpoint
+from training.checkpoint import checkpoints_in, load_checkpoint, open_checkpoint
 from training.config import TrainConfig
 from training.trainer import Trainer, build_head, restore_model, train, training_images
 
@@ -39,13 +40,29 @@ def test_every_head_trains_and_its_loss_falls(tiny_config: MakeConfig, head: str
     assert sum(values[-6:]) < 0.8 * sum(values[:6])
 
 
-@pytest.mark.parametrize("head", ["a-softmax", "normface"])
+@pytest.mark.parametrize(
+    ("head", "partition", "optimizer"),
+    [
+        ("a-softmax", "dense", "sgd"),
+        ("normface", "sampled", "sgd"),
+        ("am-softmax", "nce", "adamw"),
+        ("softmax", "hierarchical", "sgd"),
+    ],
+)
 def test_a_resumed_run_has_the_identical_loss_trace(
-    tiny_config: MakeConfig, tmp_path: Path, head: str, monkeypatch: pytest.MonkeyPatch
+    tiny_config: MakeConfig,
+    tmp_path: Path,
+    head: str,
+    partition: str,
+    optimizer: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = train(tiny_config(head=head, epochs=3), console=QUIET)
+    few = {"sampled": {"samples": 2}, "nce": {"samples": 3}}  # so that rows wait, and draws matter
+    changes: dict[str, Any] = {"head": head, "partition": partition, "partitions": few, "epochs": 3}
+    changes["optimizer"] = {"name": optimizer, "learning_rate": 1e-2}
+    whole = train(tiny_config(**changes), console=QUIET)
     stopped_after = 10
-    broken = tiny_config(head=head, epochs=3, output=tmp_path / "broken")
+    broken = tiny_config(**changes, output=tmp_path / "broken")
     step = Trainer.train_step
 
     def interrupting(self: Trainer, batch: Any) -> torch.Tensor:
@@ -65,7 +82,9 @@ def test_a_resumed_run_has_the_identical_loss_trace(
     assert losses(tmp_path / "broken") == losses(whole.checkpoint.parents[1])
     for key in ("backbone", "head"):
         expected, found = (load_checkpoint(result.checkpoint).state[key] for result in (whole, resumed))
-        assert all(torch.equal(expected[name], found[name]) for name in expected)
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            assert torch.equal(value, found[name]) if isinstance(value, torch.Tensor) else value == found[name]
 
 
 def test_signals_are_given_back(tiny_config: MakeConfig) -> None:
@@ -109,7 +128,7 @@ def test_a_non_finite_step_changes_nothing(tiny_config: MakeConfig) -> None:
     config = tiny_config()
     trainer = Trainer(config, training_images(config))
     before = {name: value.clone() for name, value in trainer.head.state_dict().items()}
-    loss = trainer.train_step((torch.full((8, 3, 32, 32), torch.nan), torch.arange(8)))
+    loss = trainer.train_step((torch.full((8, 3, 32, 32), torch.nan), torch.arange(8))).loss
     assert torch.isnan(loss)
     assert trainer.step == 0
     assert all(torch.equal(before[name], value) for name, value in trainer.head.state_dict().items())
@@ -129,7 +148,7 @@ def test_clipping_bounds_the_gradient(tiny_config: MakeConfig) -> None:
 def test_bfloat16_keeps_float32_weights_and_a_float32_loss(tiny_config: MakeConfig) -> None:
     config = tiny_config(precision="bfloat16")
     trainer = Trainer(config, training_images(config))
-    loss = trainer.train_step(BATCH)
+    loss = trainer.train_step(BATCH).loss
     assert loss.dtype == torch.float32
     assert {parameter.dtype for parameter in trainer.parameters} == {torch.float32}
 
@@ -163,15 +182,15 @@ def test_an_unreadable_picture_saves_what_was_learned(
 
 
 def test_the_lambda_schedule_is_stated_for_the_run(tiny_config: MakeConfig) -> None:
-    planned = build_head(tiny_config(head="a-softmax"), 8, 100).annealing
-    longer = build_head(tiny_config(head="a-softmax"), 8, 1000).annealing
+    planned = build_head(tiny_config(head="a-softmax"), [1] * 8, 100).annealing
+    longer = build_head(tiny_config(head="a-softmax"), [1] * 8, 1000).annealing
     assert planned is not None
     assert longer is not None
     assert planned.at(50) == pytest.approx(longer.at(500))
     own = {"a-softmax": {"annealing": {"base": 10.0, "gamma": 0.1}}}
-    assert build_head(tiny_config(head="a-softmax", heads=own), 8, 100).current_lambda == 10.0
+    assert build_head(tiny_config(head="a-softmax", heads=own), [1] * 8, 100).current_lambda == 10.0
     none = {"a-softmax": {"annealing": "none"}}
-    assert build_head(tiny_config(head="a-softmax", heads=none), 8, 100).annealing is None
+    assert build_head(tiny_config(head="a-softmax", heads=none), [1] * 8, 100).annealing is None
 
 
 @pytest.mark.parametrize(
@@ -236,6 +255,93 @@ def test_restore_model_gives_the_trained_network(tiny_config: MakeConfig) -> Non
     assert backbone(torch.zeros(2, 3, 32, 32)).shape == (2, 16)
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         restore_model(result.checkpoint.parents[1] / "tensorboard")
+
+
+def test_partitions_are_told_how_many_images_each_person_has(tiny_config: MakeConfig) -> None:
+    head = build_head(tiny_config(partition="hierarchical"), [1, 5, 2], 100)
+    assert head.options()["partition"]["class_counts"] == [1, 5, 2]
+    own = tiny_config(partition="hierarchical", partitions={"hierarchical": {"class_counts": [3, 2, 1]}})
+    assert build_head(own, [1, 5, 2], 100).options()["partition"]["class_counts"] == [3, 2, 1]
+    frequent = {"name": "sampled", "proposal": "frequency"}
+    inside = tiny_config(partition="sharded", partitions={"sharded": {"inner": frequent}})
+    assert build_head(inside, [1, 5, 2], 100).options()["partition"]["inner"]["class_counts"] == [1, 5, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"partition": "sparse"}, r"partitions\.sparse: .*known partitions: dense"),
+        ({"partitions": {"dense": {"block": 3}}}, r"partitions\.dense: block=3: .*its options: self_normalize"),
+    ],
+)
+def test_a_partition_that_cannot_be_is_named(tiny_config: MakeConfig, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(tiny_config(**changes), console=QUIET)
+    with pytest.raises(ConfigError, match=r"heads\.softmax cannot name a partition: set partition and \[partitions"):
+        tiny_config(heads={"softmax": {"partition": "dense"}})
+
+
+def test_the_share_of_saturated_samples_is_logged(tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.trainer.LOG_EVERY_STEPS", 1)
+    config = tiny_config(epochs=1, heads={"am-softmax": {"scale": 1e4}})
+    train(config, console=QUIET)
+    events = EventAccumulator(str(config.output / "tensorboard"))
+    events.Reload()
+    assert {"train/softmax_one_share", "train/softmax_zero_share"} <= set(events.Tags()["scalars"])
+    assert max(event.value for event in events.Scalars("train/softmax_zero_share")) > 0.5
+
+
+def test_a_run_can_start_from_anothers_weights(tiny_config: MakeConfig, tmp_path: Path, drawn_people: Path) -> None:
+    first = tiny_config(epochs=1, head="a-softmax")
+    train(first, console=QUIET)
+    again = tiny_config(head="a-softmax", output=tmp_path / "second", start_from=first.output, epochs=1)
+    trainer, old = Trainer(again, training_images(again)), Trainer(first, training_images(first))
+    trainer.start_from(open_checkpoint(first.output))
+    old.restore(open_checkpoint(first.output))
+    assert int(trainer.head.step) == 0
+    own, theirs = ([*t.backbone.parameters(), *t.head.parameters()] for t in (trainer, old))
+    for one, other in zip(own, theirs, strict=True):
+        assert torch.equal(one, other)
+    streamed = tiny_config(
+        head="a-softmax", partition="streaming", output=tmp_path / "streamed", start_from=first.output
+    )
+    Trainer(streamed, training_images(streamed)).start_from(open_checkpoint(first.output))
+    assert train(again, console=QUIET).finished
+    shutil.rmtree(first.output)
+    assert train(again, resume=True, console=QUIET).finished  # needs the source no more
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head": "arcface"}, "has head am-softmax, this run arcface; --reset-head"),
+        ({"partition": "hierarchical"}, "the head of .* does not fit this run: .*--reset-head"),
+        ({"backbone": {"name": "iresnet18", "width": 0.0625, "embedding_dim": 8}}, "has another backbone"),
+        ({"data": "fewer"}, "has people 8, this run 7; --reset-head"),
+        ({"data": "others"}, "was trained on other people, .*--reset-head"),
+        ({"reset_head": True, "head": "arcface", "data": "others"}, None),
+        ({"reset_head": True, "partition": "hierarchical", "data": "fewer"}, None),
+    ],
+)
+def test_weights_of_other_people_or_another_head_are_refused(
+    tiny_config: MakeConfig, tmp_path: Path, drawn_people: Path, changes: dict[str, Any], message: str | None
+) -> None:
+    first = tiny_config(epochs=1)
+    train(first, console=QUIET)
+    if "data" in changes:
+        people = shutil.copytree(drawn_people, tmp_path / "people")
+        if changes["data"] == "fewer":
+            shutil.rmtree(people / "person00")
+        else:
+            (people / "person00").rename(people / "stranger")
+        changes = changes | {"data": {"folders": [people], "workers": 0}}
+    config = tiny_config(**{"epochs": 1, "output": tmp_path / "next", "start_from": first.output} | changes)
+    if message is None:
+        assert train(config, console=QUIET).finished
+        return
+    with pytest.raises(CheckpointError, match=message):
+        train(config, console=QUIET)
+    assert not (tmp_path / "next").exists()
 
 
 @pytest.mark.slow

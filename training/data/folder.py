@@ -1,6 +1,7 @@
 """Image folders: one folder a person, any accepted picture format inside."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,11 @@ class LabelledImages:
     labels: tuple[int, ...]
     people: tuple[str, ...]
     left_out: int = 0
+
+    def class_counts(self) -> list[int]:
+        """Images of each person, in the order of the classes."""
+        counts = Counter(self.labels)
+        return [counts[label] for label in range(len(self.people))]
 
     def fingerprint(self) -> str:
         """SHA-256 over people, file names and labels: equal for equal training sets wherever they lie."""

@@ -19,6 +19,7 @@ from training.config import TrainConfig, load_config
 from training.demo.people import People, Sizes
 from training.evaluate import calibrate_bundle, embed_people, evaluate_all_pairs
 from training.export import export_bundle
+from training.publish import without_class_counts
 from training.trainer import TrainResult, data_record, restore_model, train, training_images
 from training.validation import network_embedder
 
@@ -122,7 +123,7 @@ def export_model(config: TrainConfig, result: TrainResult, people: People, outpu
         preprocessing=config.preprocessing,
         name=f"demo {config.backbone.name} {config.head}",
         backbone=model.options(),
-        head=checkpoint.state["head_options"],
+        head=without_class_counts(checkpoint.state["head_options"]),
         data=data_record(training_images(config)),
         card=f"Made by `facemargin demo` in a minute or two; trained on {whose}. For trying things out only.",
         licence="Apache-2.0" if people.synthetic else "",

@@ -1,12 +1,19 @@
 """λ: the papers' figures, the default for a run of any length, the diagnosis, and who moves the step."""
 
+import math
+
 import pytest
 import torch
 
 from facemargin.heads import HEADS, Annealing, make_head
+from facemargin.heads.annealing import psi_at_right_angle
+from facemargin.heads.psi import psi_of_angle
 
 ANNEALED = ["l-softmax", "a-softmax"]
 LENGTHS = [5, 100, 2_000, 28_000, 1_000_000]
+MARGINS = [1, 1.35, 1.7, 2, 3, 4, 5]
+PAPER_MNIST = Annealing(base=1000, gamma=2.5e-5, power=35)
+SPHEREFACE = Annealing(base=1000, gamma=0.12, power=1, minimum=5)
 
 
 def test_the_papers_schedules():
@@ -61,9 +68,75 @@ def test_a_start_without_gradient_is_diagnosed(margin):
         assert "no gradient" in message
 
 
-@pytest.mark.parametrize("margin", [1, 1.5, 3])
-def test_margins_that_pull_at_90_degrees_may_start_without_lambda(margin):
+@pytest.mark.parametrize("margin", [1.9, 3, 5])
+def test_a_start_far_below_the_other_scores_is_diagnosed_where_psi_is_not_flat(margin):
+    message = Annealing(base=0.0, gamma=0.0).diagnose(100, margin=margin)
+    assert message is not None
+    assert "shrink" in message
+    assert f"{-psi_at_right_angle(margin):.1f} times" in message
+
+
+@pytest.mark.parametrize(
+    ("margin", "base", "trains"),
+    [
+        (1.5, 0, True),
+        (2, 1, True),
+        (3, 1, False),
+        (3, 2, True),
+        (4, 3, True),
+        (4, 2, False),
+        (5, 2, False),
+        (5, 5, True),
+    ],
+)
+def test_the_start_is_judged_by_how_far_lambda_leaves_the_target_below(margin, base, trains):
+    constant = Annealing(base=base, gamma=0.0)
+    assert (constant.diagnose(300, margin=margin) is None) is trains
+
+
+def test_a_lambda_that_vanishes_before_features_have_turned_is_diagnosed():
+    message = Annealing(base=1000, gamma=1000, power=35).diagnose(300)
+    assert message is not None
+    assert "within a twentieth" in message
+
+
+def test_a_margin_that_comes_in_the_last_tenth_is_diagnosed():
+    late = Annealing(base=1000, gamma=2.5e-5, power=35)
+    message = late.diagnose(4_900)
+    assert late.at(4_900) < 20 < late.at(0.9 * 4_900)
+    assert message is not None
+    assert "too late" in message
+
+
+@pytest.mark.parametrize("margin", [1, 1.35, 1.5])
+def test_small_margins_may_start_without_lambda(margin):
     assert make_head("a-softmax", embedding_dim=2, num_classes=3, margin=margin, annealing=None).diagnose(100) is None
+
+
+@pytest.mark.parametrize("margin", MARGINS)
+def test_the_papers_schedules_and_the_defaults_are_fine_for_every_margin(margin):
+    assert PAPER_MNIST.diagnose(20_000, margin=margin) is None
+    assert SPHEREFACE.diagnose(28_000, margin=margin) is None
+    for total in LENGTHS:
+        assert Annealing.for_run(total).diagnose(total, margin=margin) is None
+
+
+@pytest.mark.parametrize("margin", MARGINS[1:])
+def test_lambda_that_never_falls_is_diagnosed_for_every_margin_but_one(margin):
+    never = Annealing(base=1000, gamma=0.0)
+    assert "never acts" in (never.diagnose(100, margin=margin) or "")
+    assert never.diagnose(100, margin=1) is None
+
+
+@pytest.mark.parametrize("margin", [*MARGINS, 2.5, 6, 7.3])
+def test_psi_at_right_angle_is_psi(margin):
+    right_angle = torch.tensor(math.pi / 2, dtype=torch.float64)
+    assert psi_at_right_angle(margin) == pytest.approx(psi_of_angle(right_angle, margin).item(), abs=1e-12)
+
+
+def test_a_run_without_steps_is_refused():
+    with pytest.raises(ValueError, match="total_steps=0 is out of range"):
+        PAPER_MNIST.diagnose(0)
 
 
 @pytest.mark.parametrize("name", [name for name in HEADS if name not in ANNEALED])

@@ -1,5 +1,8 @@
 """Half precision: float32 inside, finite everywhere, gradients that saturate."""
 
+import itertools
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -46,6 +49,92 @@ def test_nothing_is_ever_non_finite_under_autocast(name, dtype, whole_module):
         assert embeddings.grad.dtype == dtype
         for tensor in (embeddings.grad, *(p.grad for p in head.parameters())):
             assert bool(tensor.isfinite().all())
+
+
+ADVERSARIES: list[tuple[str, dict[str, Any]]] = [
+    *[(name, {}) for name in HEADS],
+    *[(name, {"margin": m, "annealing": None}) for name in ("l-softmax", "a-softmax") for m in (1, 1.35, 2, 3, 4, 5)],
+    ("am-softmax", {"scale": 64.0, "margin": 1.5, "learn_scale": True}),
+    *[("arcface", {"scale": 64.0, "margin": m, "learn_scale": True}) for m in (0.0, 2.0, 3.14159)],
+    ("l2-softmax", {"alpha": 64.0, "learn_alpha": True}),
+]
+KINDS = ("parallel", "antiparallel", "zero", "between", "almost parallel")
+LABELS = ("mixed", "repeated")
+
+
+def attack(head: Head, dtype: torch.dtype, kind: str, labels: str, count: int) -> tuple[Tensor, Tensor]:
+    """``count`` vectors of one kind, their lengths from 1e-8 to 1e4 (float16 rounds those below 3e-8 to zero)."""
+    y = torch.randint(0, head.num_classes, (count,)) if labels == "mixed" else torch.zeros(count, dtype=torch.int64)
+    rows, noise = head.weight.detach().float()[y], torch.randn(count, head.embedding_dim)
+    x = {
+        "parallel": rows,
+        "antiparallel": -rows,
+        "zero": torch.zeros_like(rows),
+        "between": noise,
+        "almost parallel": rows * torch.randint(0, 2, (count, 1)).mul(2).sub(1)
+        + 1e-3 * noise * rows.norm(dim=1)[:, None],
+    }[kind]
+    lengths = 10 ** torch.empty(count, 1).uniform_(-8, 4)
+    return (x / x.norm(dim=1, keepdim=True).clamp_min(1e-30) * lengths).to(dtype), y
+
+
+def non_finite(head: Head, x: Tensor, y: Tensor, dtype: torch.dtype, *, factor: float = 1.0) -> list[str]:
+    """What is not finite after a forward, logits and a backward from ``factor`` times the loss."""
+    x = x.clone().requires_grad_()
+    head.zero_grad()
+    with torch.autocast("cpu", dtype=dtype):
+        loss, scores = head(x, y), head.logits(x)
+    (loss * factor).backward()
+    tensors = {"loss": loss, "logits": scores, "x.grad": x.grad}
+    tensors |= {f"{key}.grad": p.grad for key, p in head.named_parameters()}
+    return [key for key, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_a_million_adversarial_inputs_never_give_a_non_finite_value(dtype):
+    """Counted in embedding vectors, each through a forward, logits and a backward: 25 heads × 5 kinds × 2 ways to label
+    × 2 numbers of classes × 2 temperatures × 1000 vectors in a batch.
+
+    The loss is a mean, whose gradients shrink with the batch; it is multiplied by the batch and by the loss scale of a
+    gradient scaler, 65536, so that every gradient counts in full and beyond.
+    """
+    torch.manual_seed(0)
+    found, count, per_batch = [], 0, 1000
+    for (name, own), classes, temperature in itertools.product(ADVERSARIES, (1, 3), (1.0, 0.05)):
+        alpha = {"alpha": 9.0} if name == "l2-softmax" and not own else {}
+        head = make_head(name, embedding_dim=4, num_classes=classes, temperature=temperature, **alpha, **own)
+        for kind, labels in itertools.product(KINDS, LABELS):
+            x, y = attack(head, dtype, kind, labels, per_batch)
+            bad = non_finite(head, x, y, dtype, factor=65536.0 * per_batch)
+            found += [(name, own, classes, temperature, kind, labels, bad)] if bad else []
+            count += len(x)
+    assert not found
+    assert count == 1_000_000
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("name", HEADS)
+def test_zero_and_tiny_and_huge_class_rows_never_give_a_non_finite_value(name, dtype):
+    for length, kind in itertools.product((0.0, 1e-4, 1e4), KINDS):
+        torch.manual_seed(0)
+        head = make_head(name, embedding_dim=4, num_classes=3)
+        with torch.no_grad():
+            head.weight[1] *= length
+        x, y = attack(head, dtype, kind, "mixed", 20)
+        assert non_finite(head, x, y, dtype, factor=65536.0 * 20) == [], (length, kind)
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("name", HEADS)
+def test_gradients_to_half_precision_parameters_are_summed_before_they_saturate(name, dtype):
+    """Two samples of one class may each give its float16 row a gradient of 65504; their sum must not be infinite."""
+    for length, factor, kind in itertools.product((1e-3, 1.0), (1.0, 65536.0 * 20), KINDS):
+        torch.manual_seed(0)
+        head = make_head(name, embedding_dim=4, num_classes=3).to(dtype)
+        with torch.no_grad():
+            head.weight[1] *= length
+        x, y = attack(head, dtype, kind, "mixed", 20)
+        assert non_finite(head, x, y, dtype, factor=factor) == [], (length, factor, kind)
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)

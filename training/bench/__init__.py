@@ -1,0 +1,1 @@
+"""Benchmarks: programs that time parts of the library and print what they found."""
