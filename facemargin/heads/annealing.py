@@ -145,7 +145,10 @@ use Annealing.for_run(2000)
         if margin == 1:
             return None
         problem = self._at_the_start(total_steps, margin) or self._at_the_end(total_steps)
-        return None if problem is None else f"{problem}; use Annealing.for_run({total_steps})"
+        if problem is None:
+            return None
+        default_works = Annealing.for_run(total_steps)._at_the_start(total_steps, margin) is None
+        return f"{problem}; use " + (f"Annealing.for_run({total_steps})" if default_works else "a smaller margin")
 
     def _at_the_start(self, total_steps: int, margin: float) -> str | None:
         early = _EARLY * total_steps

@@ -201,3 +201,9 @@ def test_wrong_numbers_are_named(field, value):
 def test_wrong_runs_are_named(options, named):
     with pytest.raises(ValueError, match=named):
         Annealing.for_run(**options)
+
+
+def test_no_schedule_is_advised_that_would_be_complained_of() -> None:
+    assert str(Annealing.for_run(1000).diagnose(1000, margin=40)).endswith("use a smaller margin")
+    assert str(Annealing(base=0, gamma=0).diagnose(1000, margin=40)).endswith("use a smaller margin")
+    assert str(Annealing(base=0, gamma=0).diagnose(1000, margin=5)).endswith("use Annealing.for_run(1000)")
