@@ -5,6 +5,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Partition, SampleLosses
@@ -177,3 +178,24 @@ def best_class(
         place = torch.where(top > best, where + start, place)
         best = torch.maximum(best, top)
     return best, place
+
+
+def gathered(
+    head: "Head", features: "Features", rows: ClassRows, classes: Tensor, *, sparse: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The weight (U, D) and bias (U,) or None of some of the rows, in the dtype of the features.
+
+    Args:
+        head: gives the widening.
+        features: their dtype counts.
+        rows: B classes.
+        classes: (U,) int64, places among the rows.
+        sparse: whether the gradients are sparse tensors; dense all the same where ``rows`` is not the parameter itself.
+    """
+    # Only a leaf can hold a sparse gradient: the backward of a slice or a cast takes none.
+    sparse = sparse and rows.weight.is_leaf
+    # Widened before any use, so that the gradients of samples which share a row meet in float32; see `Dense`.
+    weight = head.widened(F.embedding(classes, rows.weight, sparse=sparse), features)
+    if rows.bias is None:
+        return weight, None
+    return weight, head.widened(rows.bias.gather(0, classes, sparse_grad=sparse), features)

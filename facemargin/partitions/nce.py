@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Partition, SampleLosses
-from .flat import best_class, new_log_z
+from .flat import ClassRows, best_class, gathered, new_log_z
 from .option_values import check_flag, checked_counts, is_integer
 from .proposals import POWERS, PROPOSALS, Proposal, check_power, make_proposal
 
@@ -127,7 +127,8 @@ class NCE(Partition):
         draws = self._source.sample(self._draws, labels.device)
         self.active_rows, places = torch.unique(torch.cat((labels, draws)), return_inverse=True)
         own, (noise, counts) = places[: len(labels)], torch.unique(places[len(labels) :], return_counts=True)
-        weight, bias = self._gather(head, features, self.active_rows)
+        rows = ClassRows(head.weight, head.bias, None)
+        weight, bias = gathered(head, features, rows, self.active_rows, sparse=self.sparse_gradients)
         shifts = self._shifts(head, features, self.active_rows)
 
         own_bias, noise_bias = (None, None) if bias is None else (bias[own], bias[noise])
@@ -172,14 +173,6 @@ class NCE(Partition):
             "objective": self.objective,
             "sparse_gradients": self.sparse_gradients,
         }
-
-    def _gather(self, head: "Head", features: "Features", classes: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(U, D) rows and (U,) biases."""
-        # Widened before any use, so that the gradients of samples which share a row meet in float32; see `Dense`.
-        weight = head.widened(F.embedding(classes, head.weight, sparse=self.sparse_gradients), features)
-        if head.bias is None:
-            return weight, None
-        return weight, head.widened(head.bias.gather(0, classes, sparse_grad=self.sparse_gradients), features)
 
     def _shifts(self, head: "Head", features: "Features", classes: Tensor) -> Tensor:
         """(B,) a_j: what is taken off scores to make them the log odds of data against noise."""

@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .base import SampleLosses
-from .flat import ClassRows, ClassSums, Flat
+from .flat import ClassRows, ClassSums, Flat, gathered
 from .option_values import check_flag, checked_counts, is_integer, is_number
 from .proposals import POWERS, PROPOSALS, Proposal, check_power, distinct_others, make_proposal
 
@@ -124,7 +123,7 @@ class Sampled(Flat):
         """Estimated sums: e^{log_sum + maximum} is Ẑ of these rows; see `Flat.sums`."""
         play = self._in_play(head, rows, labels, features.vectors.dtype)
         self.active_rows = play.classes
-        weight, bias = self._gather(head, features, rows, play.classes)
+        weight, bias = gathered(head, features, rows, play.classes, sparse=self.sparse_gradients)
         scores = head.scores(features, weight, bias) / head.temperature
         present = labels >= 0
         index = torch.searchsorted(play.classes, labels).clamp_max(len(play.classes) - 1)
@@ -238,17 +237,6 @@ class Sampled(Flat):
         if head.check_labels and not bool(log_q.isfinite().all()):
             raise ValueError("proposal gave a log q that is not finite: a class that is drawn has q > 0")
         return draws, log_q
-
-    def _gather(
-        self, head: "Head", features: "Features", rows: ClassRows, classes: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        # Only a leaf can hold a sparse gradient: the backward of a slice or a cast takes none.
-        sparse = self.sparse_gradients and rows.weight.is_leaf
-        # Widened before any use, so that the gradients of samples which share a row meet in float32; see `Dense`.
-        weight = head.widened(F.embedding(classes, rows.weight, sparse=sparse), features)
-        if rows.bias is None:
-            return weight, None
-        return weight, head.widened(rows.bias.gather(0, classes, sparse_grad=sparse), features)
 
 
 class _InPlay(NamedTuple):

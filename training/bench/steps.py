@@ -4,7 +4,6 @@ Owns the measurement of one head with one partition in the running process. What
 report, belong to ``training.bench.heads``.
 """
 
-import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from facemargin.heads import Head, make_head
 from facemargin.rowwise import RowwiseSGD
+from training.bench.memory import peak_extra_bytes
 
 PEERS = {
     "am-softmax": "CosFaceLoss",
@@ -142,15 +142,8 @@ def gradient_bias(head: Head, x: Tensor, y: Tensor, draws: int = DRAWS) -> tuple
 
 def peak_extra_mb(run: Callable[[], None]) -> float | None:
     """Peak resident memory of a call beyond what was resident before, MB; None where the system does not tell."""
-    gc.collect()
-    try:
-        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-            file.write("5")  # resets the peak
-        before = _status_mb("VmRSS")
-        run()
-        return max(0.0, _status_mb("VmHWM") - before)
-    except OSError:
-        return None
+    extra = peak_extra_bytes(run)
+    return None if extra is None else max(0.0, extra / 1e6)
 
 
 def _beyond(gradients: int, loss: Callable[[], None], owner: torch.optim.Optimizer | torch.nn.Module) -> float | None:
@@ -169,9 +162,3 @@ def _stored_bytes(gradient: Tensor) -> int:
     if gradient.is_sparse:
         return _stored_bytes(gradient._indices()) + _stored_bytes(gradient._values())
     return gradient.numel() * gradient.element_size()
-
-
-def _status_mb(key: str) -> float:
-    with open("/proc/self/status", encoding="ascii") as file:
-        line = next(line for line in file if line.startswith(key))
-    return int(line.split()[1]) * 1024 / 1e6

@@ -25,6 +25,7 @@ from torch import Tensor
 from facemargin.heads import Head, make_head
 from facemargin.partitions.streaming import Streaming
 from facemargin.partitions.streaming_products import hardware_has_bfloat16
+from training.bench.memory import peak_extra_bytes
 from training.hardware import describe_hardware
 
 SCALE, MARGIN = 30.0, 0.35
@@ -160,26 +161,9 @@ def _extra_memory_mb(head: Head, batch: Batch) -> float | None:
     """Peak resident memory of the head's first step beyond the weight's gradient, from Linux's own high-water mark."""
     small = Batch(_FEW, head.embedding_dim, len(batch.labels))
     streaming_step(_head(_FEW, head.embedding_dim, "float32"), small)  # brings code and threads into memory
-    before = _reset_peak()
-    if before is None:
-        return None
-    streaming_step(head, batch)
+    extra = peak_extra_bytes(partial(streaming_step, head, batch))
     gradient = head.weight.numel() * head.weight.element_size()
-    return (_status_bytes("VmHWM") - before - gradient) / 2**20
-
-
-def _reset_peak() -> int | None:
-    """Set the high-water mark to the memory resident now, and return that."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return None
-    return _status_bytes("VmRSS")
-
-
-def _status_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+    return None if extra is None else (extra - gradient) / 2**20
 
 
 def main(
