@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from training.config import AugmentationConfig
 
 Crop = NDArray[np.uint8]
+_LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def augment(crop: Crop, config: AugmentationConfig, random: np.random.Generator) -> Crop:
@@ -58,13 +59,12 @@ def _recolour(crop: Crop, config: AugmentationConfig, random: np.random.Generato
     grey = random.random() < config.grey
     if not (grey or config.brightness or config.contrast or config.saturation):
         return crop
-    values = crop.astype(np.float32) * brightness
-    mean = values.mean()
-    values = (values - mean) * contrast + mean
-    luma = values @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    values = luma[..., None] + (values - luma[..., None]) * (0.0 if grey else saturation)
-    recoloured: Crop = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-    return recoloured
+    # All of it is affine in the colour, so one pass over the picture does it: v ↦ M v + b.
+    towards_grey = np.outer(np.ones(3), _LUMA)
+    blend = towards_grey + (np.eye(3) - towards_grey) * (0.0 if grey else saturation)
+    mean = brightness * float(crop.mean())
+    matrix = np.column_stack([brightness * contrast * blend, np.full(3, mean * (1 - contrast))])
+    return np.asarray(cv2.transform(crop, matrix), dtype=np.uint8)
 
 
 def _lower_resolution(crop: Crop, factor: float) -> Crop:

@@ -31,6 +31,7 @@ class DataConfig(_Frozen):
             in no pair of folds 5–10.
         pairs: LFW's ``pairs.txt``; needed by ``lfw-open``.
         min_images: people with fewer images are left out (counted in the run's report).
+        cache: keep decoded crops in memory, where they fit (112×112: 37 kB an image).
         workers: loader processes; None leaves one core for the network and uses up to four others.
     """
 
@@ -38,6 +39,7 @@ class DataConfig(_Frozen):
     protocol: Literal["all", "lfw-open"] = "all"
     pairs: Path | None = None
     min_images: int = Field(default=1, ge=1)
+    cache: bool = False
     workers: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
@@ -164,6 +166,8 @@ class TrainConfig(_Frozen):
         partitions: options of each partition by its name; class counts come from the training images.
         start_from: run or checkpoint whose weights a new run starts with; None starts from random weights.
         reset_head: of ``start_from`` take the backbone alone, as a run on other people must.
+        ema_decay: of an exponential moving average of the backbone's weights, which is then what is validated and
+            exported; None keeps none.
         checkpoint_minutes: minutes between checkpoints (one is also written after each epoch and at the end).
         keep_checkpoints: newest checkpoints kept.
     """
@@ -181,6 +185,7 @@ class TrainConfig(_Frozen):
     partitions: dict[str, dict[str, Any]] = {}
     start_from: Path | None = None
     reset_head: bool = False
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     checkpoint_minutes: Positive = 10.0
     keep_checkpoints: int = Field(default=2, ge=1)
     data: DataConfig = DataConfig()

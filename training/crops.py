@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from facemargin.errors import DataError
-from facemargin.preprocessing import Detector, ImageLimits, align, central_face, read_image, template_named
+from facemargin.preprocessing import Detector, ImageLimits, align, central_face, template_named
 from training.align import REPORT_NAME, AlignReport
+from training.data.pictures import Picture
 
 Crop = NDArray[np.uint8]
 Embed = Callable[[Crop], NDArray[np.float32]]
@@ -33,7 +34,7 @@ _LIMITS = ImageLimits(max_bytes=100 * 1024 * 1024, max_side=32_768, max_pixels=2
 
 @dataclass(frozen=True)
 class CropReader:
-    """How a file becomes a crop.
+    """How a picture becomes a crop.
 
     Attributes:
         template: alignment template, a name in `facemargin.preprocessing.TEMPLATES`.
@@ -44,7 +45,7 @@ class CropReader:
     template: str = "arcface-112"
     detector: Detector | None = None
 
-    def read(self, path: Path) -> Crop | None:
+    def read(self, picture: Picture) -> Crop | None:
         """The aligned crop, or None where no face was detected.
 
         Raises:
@@ -52,21 +53,21 @@ class CropReader:
             ImageError: a file that is no accepted picture.
         """
         if self.detector is None:
-            return self.read_aligned(path)
-        image = read_image(path, _LIMITS)
+            return self.read_aligned(picture)
+        image = picture.decode(_LIMITS)
         faces = self.detector.detect(image)
         if not faces:
             return None
         return align(image, central_face(faces, image.shape[:2]).landmarks, self.template)
 
-    def read_aligned(self, path: Path) -> Crop:
+    def read_aligned(self, picture: Picture) -> Crop:
         """The picture itself, declared to be an aligned crop; errors as in `read`."""
-        crop = read_image(path, _LIMITS)
+        crop = picture.decode(_LIMITS)
         height, width = template_named(self.template).size
         if abs(crop.shape[0] * width / (crop.shape[1] * height) - 1) > _SHAPE_TOLERANCE:
             raise DataError(
-                f"{path} is {crop.shape[0]}x{crop.shape[1]}, not a crop aligned to {self.template} ({height}x{width}); "
-                "leave the photographs to be aligned, or name the template they were aligned to"
+                f"{picture} is {crop.shape[0]}x{crop.shape[1]}, not a crop aligned to {self.template} "
+                f"({height}x{width}); leave the photographs to be aligned, or name the template they were aligned to"
             )
         return crop
 
@@ -80,15 +81,15 @@ def crop_reader(*, aligned: bool, detector: Detector | None, template: str) -> C
     return CropReader(template, None if aligned else detector or Detector())
 
 
-def embed_files(
-    embed: Embed, files: Sequence[Path], reader: CropReader, *, console: Console | None = None
+def embed_pictures(
+    embed: Embed, pictures: Sequence[Picture], reader: CropReader, *, console: Console | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Embed every file once, in order.
+    """Embed every picture once, in order.
 
     Args:
         embed: the model.
-        files: N picture files.
-        reader: file -> crop.
+        pictures: N pictures.
+        reader: picture -> crop.
         console: where a progress bar is drawn; default stderr, none where that is no terminal.
 
     Returns:
@@ -99,19 +100,19 @@ def embed_files(
         ImageError: a file that is no accepted picture.
     """
     rows: NDArray[np.float32] | None = None
-    acquired = np.zeros(len(files), dtype=np.bool_)
+    acquired = np.zeros(len(pictures), dtype=np.bool_)
     with _progress(console) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
-        task = progress.add_task("embedding", total=len(files))
-        for start in range(0, len(files), _BATCH):
-            crops = list(pool.map(reader.read, files[start : start + _BATCH]))
+        task = progress.add_task("embedding", total=len(pictures))
+        for start in range(0, len(pictures), _BATCH):
+            crops = list(pool.map(reader.read, pictures[start : start + _BATCH]))
             for places, stack in _by_shape(crops):
                 vectors = embed(stack)
-                rows = np.zeros((len(files), vectors.shape[1]), dtype=np.float32) if rows is None else rows
+                rows = np.zeros((len(pictures), vectors.shape[1]), dtype=np.float32) if rows is None else rows
                 rows[[start + place for place in places]] = vectors
                 acquired[[start + place for place in places]] = True
             progress.advance(task, len(crops))
     if rows is None:
-        raise DataError(f"there is no face in any of the {len(files)} photographs")
+        raise DataError(f"there is no face in any of the {len(pictures)} photographs")
     return rows, acquired
 
 

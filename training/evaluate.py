@@ -38,9 +38,10 @@ from facemargin.metrics import (
 from facemargin.metrics.intervals import Statistic
 from facemargin.metrics.verification import halves
 from facemargin.preprocessing import Detector
-from training.crops import Crop, Embed, crop_reader, embed_files, not_detected
+from training.crops import Crop, Embed, crop_reader, embed_pictures, not_detected
 from training.data.lfw_open import people_folders, person_images
 from training.data.pairs import Pairs, Photo, format_folds, require_found
+from training.data.pictures import Picture
 from training.evaluation_report import AccuracyMethod, AllPairsReport, Estimate, EvaluationReport, TarRow
 
 PAIR_FARS = (1e-1, 1e-2, 1e-3)
@@ -91,7 +92,9 @@ def evaluate_pairs(
     files = _photo_files(chosen, images_root, aligned=aligned)
     present = {photo: path for photo, path in files.items() if path is not None}
     reader = crop_reader(aligned=aligned, detector=detector, template=template)
-    vectors, acquired = embed_files(embed, list(present.values()), reader, console=console)
+    vectors, acquired = embed_pictures(
+        embed, [Picture.of_file(path) for path in present.values()], reader, console=console
+    )
     rows = {photo: vectors[k] for k, photo in enumerate(present) if acquired[k]}
     similarity = pair_similarities(chosen, rows)
     weights = people_weights(
@@ -244,7 +247,7 @@ def embed_people(
     if not images:
         raise DataError(f"{images_root} has no photographs; expected a folder per person with pictures inside")
     reader = crop_reader(aligned=aligned, detector=detector, template=template)
-    vectors, acquired = embed_files(embed, [path for path, _ in images], reader, console=console)
+    vectors, acquired = embed_pictures(embed, [Picture.of_file(path) for path, _ in images], reader, console=console)
     return vectors[acquired], [person for (_, person), kept in zip(images, acquired, strict=True) if kept]
 
 
@@ -343,7 +346,7 @@ def load_validation(pairs: Pairs, aligned_root: Path, *, template: str = "arcfac
     present = set(people_folders(aligned_root))
     images = person_images(aligned_root, (name for name in pairs.people() if name in present))
     reader = crop_reader(aligned=True, detector=None, template=template)
-    crops = [reader.read(path) for path, _ in images]
+    crops = [reader.read(Picture.of_file(path)) for path, _ in images]
     kept = [crop for crop in crops if crop is not None]
     if not kept or len({crop.shape for crop in kept}) > 1:
         raise DataError(f"the crops of the validation people in {aligned_root} must all have one size")

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from facemargin.bundle import Bundle
 from facemargin.errors import CheckpointError
-from facemargin.preprocessing import read_image
 from training.checkpoint import Checkpoint
 from training.config import TrainConfig
 from training.data.folder import people_of
+from training.data.pictures import Picture
 from training.export import export_bundle
 from training.trainer import restore_model, training_images
 
@@ -72,15 +72,14 @@ def without_class_counts(options: dict[str, Any]) -> dict[str, Any]:
 
 def _parity_crops(config: TrainConfig, folder: Path | None, run: Path) -> NDArray[np.uint8]:
     if folder is not None:
-        paths = [path for images in people_of(folder).values() for path in images]
-    elif all(source.is_dir() for source in config.data.folders):
-        paths = list(training_images(config).paths)
+        pictures = [Picture.of_file(path) for images in people_of(folder).values() for path in images]
+    elif all(source.exists() for source in config.data.folders):
+        pictures = list(training_images(config).pictures)
     else:
         raise CheckpointError(f"the training images of {run} are gone; pass --crops DIR, a folder of aligned crops")
-    spread = paths[:: max(1, len(paths) // PARITY_CROPS)][:PARITY_CROPS]
-    first = read_image(spread[0])
-    same_size = [crop for crop in map(read_image, spread) if crop.shape == first.shape]
-    return np.stack(same_size)
+    spread = pictures[:: max(1, len(pictures) // PARITY_CROPS)][:PARITY_CROPS]
+    crops = [picture.decode() for picture in spread]
+    return np.stack([crop for crop in crops if crop.shape == crops[0].shape])
 
 
 def _name(config: TrainConfig, checkpoint: Checkpoint) -> str:

@@ -25,6 +25,7 @@ from facemargin.heads import HEADS, BatchLosses, Head, make_head
 from facemargin.partitions import PARTITIONS, make_partition, partition_options
 from facemargin.rowwise import clip_gradients
 from training.align import REPORT_NAME
+from training.averaging import averaged
 from training.checkpoint import (
     Checkpoint,
     checkpoints_in,
@@ -34,9 +35,10 @@ from training.checkpoint import (
     save_checkpoint,
 )
 from training.config import TrainConfig, make_config
-from training.data.folder import LabelledImages, label_people
+from training.data.folder import label_people
 from training.data.lfw_open import lfw_open
 from training.data.loader import Batch, BatchPlan, make_loader
+from training.data.pictures import LabelledImages
 from training.hardware import choose_device, choose_precision, describe_hardware
 from training.optimization import make_optimizer, make_schedule
 from training.progress import TrainingProgress
@@ -152,11 +154,12 @@ def build_backbone(config: TrainConfig) -> Backbone:
         raise ConfigError(f"backbone: {error}") from error
 
 
-def restore_model(path: Path) -> tuple[Backbone, TrainConfig, Checkpoint]:
+def restore_model(path: Path, *, average: bool = True) -> tuple[Backbone, TrainConfig, Checkpoint]:
     """The trained backbone of a checkpoint, in eval mode on the CPU, with the config it was trained with.
 
     Args:
         path: a checkpoint folder, or a run's output folder (its newest checkpoint is taken).
+        average: take the averaged weights where the run kept them; False takes those of the last step.
 
     Raises:
         CheckpointError: no or a damaged checkpoint, or one that does not fit its own config.
@@ -165,7 +168,10 @@ def restore_model(path: Path) -> tuple[Backbone, TrainConfig, Checkpoint]:
     try:
         config = make_config(checkpoint.state["config"], str(checkpoint.path))
         backbone = build_backbone(config)
-        backbone.load_state_dict(checkpoint.state["backbone"])
+        if average and config.ema_decay is not None:
+            averaged(backbone, config.ema_decay).load_state_dict(checkpoint.state["average"])
+        else:
+            backbone.load_state_dict(checkpoint.state["backbone"])
     except (ConfigError, KeyError, RuntimeError) as error:
         raise CheckpointError(
             f"{checkpoint.path} does not hold the model that its config describes: {error}"
@@ -217,10 +223,10 @@ class Trainer:
             ConfigError: the config does not fit the machine or the data.
         """
         self.config, self.images = config, images
-        self.plan = BatchPlan(len(images.paths), config.batch_size, config.seed)
+        self.plan = BatchPlan(len(images.pictures), config.batch_size, config.seed)
         if self.plan.steps_per_epoch == 0:
             raise ConfigError(
-                f"batch_size {config.batch_size} is above the {len(images.paths)} training images; lower it"
+                f"batch_size {config.batch_size} is above the {len(images.pictures)} training images; lower it"
             )
         self.total_steps = self.plan.steps_per_epoch * config.epochs
         self.device = choose_device(config.device)
@@ -231,6 +237,7 @@ class Trainer:
         self.backbone = backbone.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.head = build_head(config, images.class_counts(), self.total_steps).to(self.device)
         self.network: nn.Module = torch.compile(self.backbone) if config.compile else self.backbone  # type: ignore[assignment]
+        self.average = None if config.ema_decay is None else averaged(self.backbone, config.ema_decay)
         self.optimizer = make_optimizer(self.backbone, self.head, config.optimizer)
         self.schedule = make_schedule(self.optimizer, config.schedule, self.total_steps)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -239,8 +246,8 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> BatchLosses:
         """One optimizer step on a batch; returns its losses, detached. Nothing changes if one is not finite."""
-        crops = batch[0].to(self.device, non_blocking=True, memory_format=torch.channels_last)
-        labels = batch[1].to(self.device, non_blocking=True)
+        crops = batch.crops.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        labels = batch.labels.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             embeddings = self.network(crops)
         losses = self.head.batch_losses(embeddings.float(), labels)
@@ -254,8 +261,15 @@ class Trainer:
         self.optimizer.step()
         self.schedule.step()
         self.head.advance()
+        if self.average is not None:
+            self.average.update_parameters(self.backbone)
         self.step += 1
         return losses._replace(loss=loss)
+
+    @property
+    def measured(self) -> nn.Module:
+        """The network that validation measures: the averaged one where the run keeps an average."""
+        return self.backbone if self.average is None else self.average.module
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs to go on as if it had never stopped."""
@@ -265,6 +279,7 @@ class Trainer:
             "data": data_record(self.images),
             "sampler": {"seed": self.plan.seed, "step": self.step, **self._place()},
             "backbone": self.backbone.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "head": self.head.state_dict(),
             "head_options": self.head.options(),
             "optimizer": self.optimizer.state_dict(),
@@ -286,12 +301,14 @@ class Trainer:
         if any(now[key] != value for key, value in state["data"].items()):
             raise CheckpointError(
                 f"{checkpoint.path} was trained on {state['data']['people']} people and {state['data']['images']} "
-                f"images; data.folders now holds {len(self.images.people)} people and {len(self.images.paths)} images, "
-                "or other files; resume with the same data, or start a new run from this one's backbone: "
+                f"images; data.folders now holds {len(self.images.people)} people and {len(self.images.pictures)} "
+                "images, or other files; resume with the same data, or start a new run from this one's backbone: "
                 "--start-from RUN --reset-head"
             )
         try:
             self.backbone.load_state_dict(state["backbone"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
             self.head.load_state_dict(state["head"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError) as error:
@@ -348,7 +365,7 @@ def data_record(images: LabelledImages) -> dict[str, Any]:
     """Size and fingerprint of a training set, for checkpoints and manifests."""
     return {
         "people": len(images.people),
-        "images": len(images.paths),
+        "images": len(images.pictures),
         "sha256": images.fingerprint(),
         "people_sha256": hashlib.sha256("\n".join(images.people).encode()).hexdigest(),
     }
@@ -366,7 +383,7 @@ def require_same_run(config: TrainConfig, saved: dict[str, Any], path: Path) -> 
     for values in (now, saved):
         for key in free:
             values.pop(key, None)
-        values["data"] = {**values["data"], "workers": None}
+        values["data"] = {**values["data"], "workers": None, "cache": None}
     changed = sorted(key for key in now.keys() | saved.keys() if now.get(key) != saved.get(key))
     if changed:
         raise CheckpointError(
@@ -434,7 +451,7 @@ def _introduce(trainer: Trainer, console: Console) -> None:
     config, images = trainer.config, trainer.images
     console.print(
         f"[bold]{config.head}[/] ({config.partition}) on {config.backbone.name}: "
-        f"{len(images.people):,} people, {len(images.paths):,} images"
+        f"{len(images.people):,} people, {len(images.pictures):,} images"
         + (f" ({images.left_out:,} people left out)" if images.left_out else ""),
         highlight=False,
     )
@@ -466,6 +483,7 @@ def _run(
         augmentation=config.augmentation,
         preprocessing=config.preprocessing,
         workers=config.data.workers,
+        cache=config.data.cache,
         pin_memory=trainer.device.type == "cuda",
     )
 
@@ -481,8 +499,8 @@ def _run(
     ):
         started = time.monotonic()
         try:
-            for crops, labels in loader:
-                losses = trainer.train_step((crops, labels))
+            for batch in loader:
+                losses = trainer.train_step(batch)
                 loss_value = float(losses.loss)
                 if not math.isfinite(loss_value):
                     earlier = checkpoints_in(checkpoints)
@@ -497,14 +515,14 @@ def _run(
                 trainer.history.loss = loss_value
                 trainer.history.seconds += now - started
                 started = now
-                trainer.history.images += len(labels)
+                trainer.history.images += len(batch.labels)
                 rate_img_s = trainer.history.images / trainer.history.seconds
                 progress.update(trainer.step, loss_value, rate_img_s, plan)
                 if trainer.step % LOG_EVERY_STEPS == 0:
                     _log(events, trainer, losses, rate_img_s)
                 epoch_done = trainer.step % plan.steps_per_epoch == 0
                 if epoch_done and validator is not None and _due(trainer):
-                    figures = validator.measure(trainer.network, config.preprocessing, trainer.device)
+                    figures = validator.measure(trainer.measured, config.preprocessing, trainer.device)
                     _record(trainer, figures, events, console)
                 if epoch_done or stop.is_set() or now - saved_at > 60 * config.checkpoint_minutes:
                     trace.flush()
@@ -524,7 +542,7 @@ def _run(
         loss=trainer.history.loss,
         history=trainer.history,
         people=len(trainer.images.people),
-        images=len(trainer.images.paths),
+        images=len(trainer.images.pictures),
         hardware=describe_hardware(trainer.device),
         precision=trainer.precision,
     )

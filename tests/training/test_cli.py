@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from facemargin.errors import ConfigError
-from training.cli import _config
+from training.cli.options import resolve_config
 from training.config import TrainConfig
 from training.mnist import write_idx
 
@@ -31,8 +31,8 @@ def saved(tiny_config: Callable[..., TrainConfig]) -> TrainConfig:
 
 
 def test_resume_takes_the_saved_config_and_lays_flags_over_it(saved: TrainConfig) -> None:
-    assert _config(None, True, output=saved.output) == saved
-    changed = _config(None, True, output=saved.output, data__workers=3, backbone__name="iresnet34")
+    assert resolve_config(None, True, output=saved.output) == saved
+    changed = resolve_config(None, True, output=saved.output, data__workers=3, backbone__name="iresnet34")
     assert changed.data == saved.data.model_copy(update={"workers": 3})
     assert changed.backbone == saved.backbone.model_copy(update={"name": "iresnet34"})
 
@@ -40,7 +40,7 @@ def test_resume_takes_the_saved_config_and_lays_flags_over_it(saved: TrainConfig
 def test_a_torn_saved_config_is_a_clear_error(saved: TrainConfig) -> None:
     (saved.output / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ConfigError, match="pass the run's --config"):
-        _config(None, True, output=saved.output)
+        resolve_config(None, True, output=saved.output)
 
 
 def test_train_export_and_calibrate_by_command(

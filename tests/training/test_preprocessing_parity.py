@@ -34,7 +34,7 @@ PREPROCESSINGS = {**PRESETS, "small": Preprocessing(size=(64, 64), colour="bgr",
 def training_batch(root: Path, preprocessing: Preprocessing) -> np.ndarray:
     """The first batch of an aligned folder as the trainer gets it, in the order of the files."""
     images = label_people([root])
-    plan = BatchPlan(samples=len(images.paths), batch_size=len(images.paths), seed=0)
+    plan = BatchPlan(samples=len(images.pictures), batch_size=len(images.pictures), seed=0)
     loader = make_loader(
         images,
         plan,

@@ -1,44 +1,13 @@
 """Image folders: one folder a person, any accepted picture format inside."""
 
-import hashlib
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from facemargin.errors import DataError
 from facemargin.preprocessing import IMAGE_SUFFIXES
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """Training images with their class labels.
-
-    Attributes:
-        paths: image files.
-        labels: class of each, 0 … C−1.
-        people: name of each class.
-        left_out: people dropped because they have too few images.
-    """
-
-    paths: tuple[Path, ...]
-    labels: tuple[int, ...]
-    people: tuple[str, ...]
-    left_out: int = 0
-
-    def class_counts(self) -> list[int]:
-        """Images of each person, in the order of the classes."""
-        counts = Counter(self.labels)
-        return [counts[label] for label in range(len(self.people))]
-
-    def fingerprint(self) -> str:
-        """SHA-256 over people, file names and labels: equal for equal training sets wherever they lie."""
-        digest = hashlib.sha256()
-        for name in self.people:
-            digest.update(f"{name}\n".encode())
-        for path, label in zip(self.paths, self.labels, strict=True):
-            digest.update(f"{label}\t{path.name}\n".encode())
-        return digest.hexdigest()
+from training.data.pictures import LabelledImages, Picture
 
 
 def images_of(person: Path) -> list[Path]:
@@ -90,7 +59,7 @@ def label_people(folders: Sequence[Path], *, only: Iterable[str] | None = None, 
         DataError: an unusable folder, or nobody left.
     """
     kept = None if only is None else frozenset(only)
-    paths: list[Path] = []
+    pictures: list[Picture] = []
     labels: list[int] = []
     people: list[str] = []
     left_out = 0
@@ -101,9 +70,9 @@ def label_people(folders: Sequence[Path], *, only: Iterable[str] | None = None, 
             if len(images) < min_images:
                 left_out += 1
                 continue
-            paths += images
+            pictures += [Picture.of_file(path) for path in images]
             labels += [len(people)] * len(images)
             people.append(f"{folder.name}/{name}")
     if not people:
         raise DataError(f"no people to train on in {', '.join(map(str, folders))} ({left_out} have too few images)")
-    return LabelledImages(tuple(paths), tuple(labels), tuple(people), left_out)
+    return LabelledImages(tuple(pictures), np.array(labels, dtype=np.int64), tuple(people), left_out)

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,13 +15,24 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from facemargin.preprocessing import Preprocessing
-from training.augmentation import augment
+from training.augmentation import Crop, augment
 from training.config import AugmentationConfig
 from training.crops import CropReader
-from training.data.folder import LabelledImages
+from training.data.pictures import LabelledImages
 
 Sample = tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], int]
-Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class Batch(NamedTuple):
+    """What a training step takes.
+
+    Attributes:
+        crops: float32 (N, 3, H, W), normalised.
+        labels: int64 (N,).
+    """
+
+    crops: torch.Tensor
+    labels: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -73,18 +85,27 @@ class _Steps:
 class AugmentedCrops(Dataset[Sample]):
     """Aligned crops with augmentation, addressed by (epoch, sample)."""
 
-    def __init__(self, images: LabelledImages, augmentation: AugmentationConfig, seed: int, template: str) -> None:
+    def __init__(
+        self, images: LabelledImages, augmentation: AugmentationConfig, seed: int, template: str, *, cache: bool = False
+    ) -> None:
         self.images, self.augmentation, self.seed = images, augmentation, seed
         self.reader = CropReader(template)
+        self.cached: dict[int, Crop] | None = {} if cache else None
 
     def __len__(self) -> int:
-        return len(self.images.paths)
+        return len(self.images.pictures)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, sample = key
-        crop = self.reader.read_aligned(self.images.paths[sample])
         random = np.random.default_rng((self.seed, epoch, sample))
-        return augment(crop, self.augmentation, random), self.images.labels[sample]
+        return augment(self._crop(sample), self.augmentation, random), int(self.images.labels[sample])
+
+    def _crop(self, sample: int) -> Crop:
+        if self.cached is None:
+            return self.reader.read_aligned(self.images.pictures[sample])
+        if sample not in self.cached:
+            self.cached[sample] = self.reader.read_aligned(self.images.pictures[sample])
+        return self.cached[sample]
 
 
 @dataclass(frozen=True)
@@ -93,7 +114,7 @@ class _Collate:
 
     def __call__(self, samples: list[Sample]) -> Batch:
         crops = [self.preprocessing.normalise(crop[None]) for crop, _ in samples]
-        return torch.from_numpy(np.concatenate(crops)), torch.tensor([label for _, label in samples])
+        return Batch(torch.from_numpy(np.concatenate(crops)), torch.tensor([label for _, label in samples]))
 
 
 def _start_worker(_: int) -> None:
@@ -117,11 +138,12 @@ def make_loader(
     preprocessing: Preprocessing,
     workers: int | None,
     pin_memory: bool,
+    cache: bool = False,
 ) -> DataLoader[Sample]:
     """Batches (float32 (N, 3, H, W), int64 (N,)) for the steps from `first_step` up to but without `last_step`."""
     processes = default_workers() if workers is None else workers
     return DataLoader(
-        AugmentedCrops(images, augmentation, plan.seed, preprocessing.template),
+        AugmentedCrops(images, augmentation, plan.seed, preprocessing.template, cache=cache),
         batch_sampler=_Steps(plan, first_step, last_step),
         generator=torch.Generator(),  # not the global one, whose state a resumed run restores
         collate_fn=_Collate(preprocessing),

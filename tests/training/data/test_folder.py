@@ -20,8 +20,8 @@ def test_labels_are_dense_and_people_of_two_folders_stay_apart(tmp_path: Path) -
     first, second = fill(tmp_path / "a", ann=2, bob=1), fill(tmp_path / "b", ann=1)
     found = label_people([first, second])
     assert found.people == ("a/ann", "a/bob", "b/ann")
-    assert found.labels == (0, 0, 1, 2)
-    assert [path.name for path in found.paths] == ["0.jpg", "1.jpg", "0.jpg", "0.jpg"]
+    assert found.labels.tolist() == [0, 0, 1, 2]
+    assert [picture.name for picture in found.pictures] == ["0.jpg", "1.jpg", "0.jpg", "0.jpg"]
 
 
 def test_only_restricts_the_first_folder_alone(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facemargin.preprocessing import Preprocessing, read_image
+from facemargin.preprocessing import Preprocessing
 from training.config import AugmentationConfig
 from training.data.folder import label_people
 from training.data.loader import BatchPlan, make_loader
@@ -41,7 +41,7 @@ def test_epochs_and_seeds_have_their_own_order() -> None:
 @pytest.mark.parametrize("workers", [1])
 def test_loader_processes_give_the_same_batches(drawn_people: Path, workers: int) -> None:
     images = label_people([drawn_people])
-    plan = BatchPlan(len(images.paths), 12, 3)
+    plan = BatchPlan(len(images.pictures), 12, 3)
 
     def batches(processes: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         loader = make_loader(
@@ -65,7 +65,7 @@ def test_training_sees_exactly_what_serving_sees(drawn_people: Path) -> None:
     images = label_people([drawn_people])
     preprocessing = Preprocessing(size=(24, 24))
     nothing = AugmentationConfig(**dict.fromkeys(AugmentationConfig.model_fields, 0.0))
-    plan = BatchPlan(len(images.paths), 16, 0)
+    plan = BatchPlan(len(images.pictures), 16, 0)
     loader = make_loader(
         images,
         plan,
@@ -78,7 +78,7 @@ def test_training_sees_exactly_what_serving_sees(drawn_people: Path) -> None:
     )
     crops, labels = next(iter(loader))
     keys = next(iter(plan.batches(0, 1)))
-    served = preprocessing.normalise(np.stack([read_image(images.paths[sample]) for _, sample in keys]))
+    served = preprocessing.normalise(np.stack([images.pictures[sample].decode() for _, sample in keys]))
     assert np.array_equal(crops.numpy(), served)
     assert labels.tolist() == [images.labels[sample] for _, sample in keys]
     assert math.isclose(float(np.abs(served).max()), 1.0, abs_tol=0.2)

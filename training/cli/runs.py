@@ -1,0 +1,111 @@
+"""Training and exporting. Each command parses, calls one library function, and prints."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from training.cli.options import (
+    ConfigFile,
+    Epochs,
+    Folders,
+    Json,
+    PairsFile,
+    Workers,
+    print_json,
+    resolve_config,
+)
+
+
+def train(
+    config: ConfigFile = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="Loss head: softmax, modified, l-softmax, a-softmax, am-softmax, l2-softmax, normface or arcface."
+        ),
+    ] = None,
+    partition: Annotated[
+        str | None,
+        typer.Option(
+            help="How the sum over classes is computed: dense, streaming, sharded, sampled, class-based, hierarchical, "
+            "adaptive or nce."
+        ),
+    ] = None,
+    data: Folders = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the run: config, checkpoints, loss trace, events.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint in the output folder.")
+    ] = False,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Run or checkpoint whose weights a new run starts with.")
+    ] = None,
+    reset_head: Annotated[
+        bool, typer.Option("--reset-head", help="Of --start-from take the backbone alone: for other people.")
+    ] = False,
+    backbone: Annotated[str | None, typer.Option(help="iresnet18/34/50/100, mobilefacenet or sphereface20.")] = None,
+    epochs: Epochs = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="At the top of the schedule.")] = None,
+    pairs: PairsFile = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")] = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Train a face embedding under a loss head; flags win over the config file."""
+    resolved = resolve_config(
+        config, resume, head=head, partition=partition, start_from=start_from, reset_head=reset_head or None,
+        data__folders=data, output=output, seed=seed, backbone__name=backbone, epochs=epochs,
+        batch_size=batch_size, optimizer__learning_rate=learning_rate, data__pairs=pairs, device=device,
+        precision=precision, data__workers=workers,
+    )  # fmt: skip
+    from training.trainer import train as run
+
+    result = run(resolved, resume=resume)
+    last = result.history.validation[-1] if result.history.validation else None
+    if as_json:
+        fields = ("step", "finished", "loss", "people", "images", "hardware", "precision")
+        content = {name: getattr(result, name) for name in fields}
+        print_json(
+            content | {"checkpoint": str(result.checkpoint), "minutes": result.history.seconds / 60, "validation": last}
+        )
+    else:
+        minutes = result.history.seconds / 60
+        typer.echo(
+            f"{result.step:,} steps in {minutes:.1f} min, loss {result.loss:.4f}; checkpoint {result.checkpoint}"
+        )
+        if result.finished:
+            typer.echo(f"next: facemargin export --run {resolved.output} --output BUNDLE")
+    if not result.finished:
+        raise typer.Exit(130)
+
+
+def export(
+    run: Annotated[Path, typer.Option(help="A run's output folder (its newest checkpoint), or a checkpoint folder.")],
+    output: Annotated[Path, typer.Option(help="The bundle's folder.")],
+    crops: Annotated[
+        Path | None, typer.Option(help="Folder of aligned crops for the parity check; the training images by default.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name in the manifest.")] = "",
+    licence: Annotated[str, typer.Option(help="Licence of the weights, such as an SPDX identifier.")] = "",
+    flip_sum: Annotated[
+        bool, typer.Option("--flip-sum", help="Embeddings add the mirrored crop (twice the time).")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is already there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Export a trained model as a bundle, after checking that ONNX Runtime agrees with PyTorch."""
+    from training.publish import publish
+
+    bundle = publish(
+        run, output, crops=crops, name=name, licence=licence, flip_sum=flip_sum, overwrite=overwrite
+    )  # fmt: skip
+    if as_json:
+        print_json({"bundle": str(bundle.path), "model_id": bundle.model_id, "name": bundle.manifest.name})
+    else:
+        typer.echo(f"{bundle.path}: {bundle.manifest.name}, model {bundle.model_id}")
+        typer.echo(f"next: facemargin calibrate --bundle {bundle.path} --images DIR")

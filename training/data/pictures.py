@@ -1,0 +1,111 @@
+"""Labelled pictures, still encoded: where the bytes of each lie, and whose face it shows.
+
+Whatever the format of a data set, a picture in it is a file or byte ranges of one, so that loader processes share
+nothing but paths and numbers.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facemargin.errors import DataError, ImageError
+from facemargin.preprocessing import DEFAULT_LIMITS, ImageLimits, decode, read_image
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One encoded picture: a whole file, or byte ranges of one.
+
+    Attributes:
+        name: what the data set calls it, such as ``Ann_0001.jpg``.
+        path: the file.
+        pieces: (offset, length) in bytes of the ranges that make the picture; None is the whole file.
+        glue: bytes between two pieces.
+    """
+
+    name: str
+    path: Path
+    pieces: tuple[tuple[int, int], ...] | None = None
+    glue: bytes = b""
+
+    @classmethod
+    def of_file(cls, path: Path) -> "Picture":
+        """A whole file, under its own name."""
+        return cls(path.name, path)
+
+    def __str__(self) -> str:
+        """As it is called in messages."""
+        return str(self.path) if self.pieces is None else f"{self.path}, {self.name}"
+
+    def read(self) -> bytes:
+        """The encoded bytes.
+
+        Raises:
+            DataError: a file that cannot be read, or that ends before the picture does.
+        """
+        try:
+            if self.pieces is None:
+                return self.path.read_bytes()
+            with self.path.open("rb") as file:
+                return self.glue.join(self._piece(file, *piece) for piece in self.pieces)
+        except OSError as error:
+            raise DataError(f"{self}: cannot be read ({error.strerror or error})") from error
+
+    def _piece(self, file: BinaryIO, offset: int, length: int) -> bytes:
+        file.seek(offset)
+        data = file.read(length)
+        if len(data) < length:
+            raise DataError(
+                f"{self}: the file ends before this picture does ({length:,} bytes from {offset:,}); it is truncated, "
+                "or its index belongs to another file"
+            )
+        return data
+
+    def decode(self, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
+        """The pixels, uint8 (H, W, 3), RGB.
+
+        Raises:
+            DataError: as in `read`.
+            ImageError: no accepted picture.
+        """
+        if self.pieces is None:
+            return read_image(self.path, limits)
+        try:
+            return decode(self.read(), limits)
+        except ImageError as error:
+            raise type(error)(f"{self}: {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """Training images with their class labels.
+
+    Attributes:
+        pictures: N pictures; a sequence that may make each when it is asked for.
+        labels: int64 (N,), class of each, 0 … C−1.
+        people: name of each class.
+        left_out: people dropped because they have too few images.
+    """
+
+    pictures: Sequence[Picture]
+    labels: NDArray[np.int64]
+    people: tuple[str, ...]
+    left_out: int = 0
+
+    def class_counts(self) -> list[int]:
+        """Images of each person, in the order of the classes."""
+        return [int(count) for count in np.bincount(self.labels, minlength=len(self.people))]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over people, names of pictures and labels: equal for equal training sets wherever they lie."""
+        digest = hashlib.sha256()
+        for name in self.people:
+            digest.update(f"{name}\n".encode())
+        for picture, label in zip(self.pictures, self.labels, strict=True):
+            digest.update(f"{label}\t{picture.name}\n".encode())
+        return digest.hexdigest()
