@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-import training.align
 from facemargin.errors import DataError, ModelNotFoundError
 from facemargin.preprocessing import Detector, align, encode_png, read_image
 from training.align import REPORT_NAME, AlignReport, align_folder
+from training.align import workers as align_workers
 
 
 class Aligned(NamedTuple):
@@ -136,7 +136,7 @@ def test_a_second_run_only_makes_what_is_missing(source: Path, whole: Aligned, t
 
 
 def interrupting(after: int) -> Callable[..., object]:
-    original = training.align._align_one
+    original = align_workers.align_one
     calls = 0
 
     def align_one(*arguments: object) -> object:
@@ -154,7 +154,7 @@ def test_an_interrupted_run_goes_on(
 ) -> None:
     target = tmp_path / "aligned"
     with monkeypatch.context() as patch:
-        patch.setattr(training.align, "_align_one", interrupting(20))
+        patch.setattr(align_workers, "align_one", interrupting(20))
         with pytest.raises(KeyboardInterrupt):
             align_folder(source, target, detector=detector, workers=1)
     partial = AlignReport.model_validate_json((target / REPORT_NAME).read_bytes())
