@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-slow bench bench-heads clean
+.PHONY: help setup demo check format test test-slow bench bench-heads bench-loader clean
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## create .venv with every extra (torch and torchvision together, from the package index)
 
@@ -36,12 +36,15 @@ test: setup  ## the test suite (under 10 minutes on two cores)
 test-slow: setup  ## the longer checks
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 -m slow $(ARGS)
 
-bench: bench-heads  ## every benchmark; needs an idle machine
+bench: bench-heads bench-loader  ## every benchmark; needs an idle machine
 
 bench-heads: setup  ## time head × partition × classes beside pytorch-metric-learning; writes docs/benchmarks
 	$(BIN)/python -m training.bench.streaming --json docs/benchmarks/streaming.json
 	$(BIN)/python -m training.bench.sampled --json docs/benchmarks/sampled.json
 	$(BIN)/python -m training.bench.heads --output docs/benchmarks $(ARGS)
+
+bench-loader: setup  ## time the loader, the training step and both together (ARGS="--data DIR"); writes docs/benchmarks
+	$(BIN)/python -m training.bench.loader --json docs/benchmarks/loader.json $(ARGS)
 
 clean:  ## remove what the targets made, except .venv
 	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

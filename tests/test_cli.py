@@ -12,7 +12,11 @@ from facemargin.cli import command_entry_points
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(command_entry_points())
-GROUPS = {"data": ["align", "inspect"], "keys": ["add", "list", "revoke"], "models": ["list", "pull"]}
+GROUPS = {
+    "data": ["align", "convert", "inspect", "pairs"],
+    "keys": ["add", "list", "revoke"],
+    "models": ["list", "pull"],
+}
 EVERY = [[name] for name in COMMANDS] + [[group, name] for group, names in GROUPS.items() for name in names]
 
 

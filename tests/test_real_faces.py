@@ -14,9 +14,9 @@ from rich.console import Console
 
 from facemargin.bundle import Bundle, load_bundle
 from training.align import align_folder
+from training.calibration import calibrate_bundle
 from training.config import make_config
 from training.demo.service_process import ServiceProcess, call
-from training.evaluate import calibrate_bundle
 from training.publish import publish
 from training.trainer import train
 

@@ -1,60 +1,44 @@
 """Several heads under one recipe on one data set: train, export, calibrate and test each, one after the other.
 
-Each run has its own folder and is skipped when it is done or resumed when it was interrupted.
+Each run has its own folder and is skipped when it is done or resumed when it was interrupted. What a run leaves and
+what is made of it is `training.report`'s business.
 """
 
-import csv
 import itertools
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
 from rich.console import Console
-from rich.table import Table
 
-from facemargin.bundle import MANIFEST_NAME, Bundle, load_bundle, update_manifest
-from facemargin.errors import ConfigError
+from facemargin.errors import ConfigError, DataError
 from facemargin.heads import HEADS
 from facemargin.partitions import PARTITIONS
-from training.checkpoint import checkpoints_in
-from training.config import EvaluationConfig, TrainConfig
-from training.data.pairs import Pairs, parse_folds, read_pairs
-from training.evaluate import calibrate_bundle, evaluate_bundle
-from training.evaluation_report import EvaluationReport
-from training.plots import Scores, plot_roc
-from training.publish import publish
-from training.seeds import seeds_markdown, summarise
-from training.trainer import TrainResult, require_same_run, train
+from training.config import TrainConfig
+from training.data.pairs import read_pairs
+from training.report.results import RESULT_NAME, FailedRun, Run
+from training.report.run import left_in, make_run
+from training.report.write import write_report, write_runs
 
 
-class HeadResult(BaseModel):
-    """What one head reached with one seed.
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `compare` ended.
 
     Attributes:
-        head, partition, seed: which run.
-        epochs, steps, images: its length; images are those trained on, with repetition.
-        minutes: time in the training loop.
-        loss: of the last step.
-        hardware, precision: what it ran on.
-        validation: figures of the last validation (fold 5 of ``lfw-open``).
-        test: the report on the test pairs.
+        runs: results and failures, in the order of heads, partitions and seeds.
+        finished: False when it was interrupted; the next call goes on.
+        report: the page; None where no run has a result.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    runs: tuple[Run, ...]
+    finished: bool
+    report: Path | None
 
-    head: str
-    partition: str = "dense"
-    seed: int
-    epochs: int
-    steps: int
-    images: int
-    minutes: float
-    loss: float | None
-    hardware: str
-    precision: str
-    validation: dict[str, float]
-    test: EvaluationReport
+    @property
+    def failed(self) -> tuple[FailedRun, ...]:
+        """The runs without a result."""
+        return tuple(run for run in self.runs if isinstance(run, FailedRun))
 
 
 def compare(
@@ -63,26 +47,29 @@ def compare(
     seeds: Sequence[int],
     *,
     partitions: Sequence[str] | None = None,
+    command: str = "",
     console: Console | None = None,
-) -> list[HeadResult]:
-    """Run every head with every partition and seed.
+) -> Outcome:
+    """Run every head with every partition and seed, and write the report.
 
-    Writes ``results.json``, ``results.csv``, ``results.md`` and ``roc.png`` after each run, and with several seeds
-    ``seeds.md`` at the end: means over seeds, and paired differences from the first row.
+    ``results.json``, ``results.csv`` and ``results.md`` are written after each run; ``report.html``, ``summary.json``,
+    ``seeds.md`` and ``roc.png`` at the end, also of an interrupted call. Each file is whole or not there.
 
     Args:
         config: the recipe; its head, partition and seed are replaced, its output holds one folder a run.
         heads: names of heads.
         seeds: seeds of the runs.
         partitions: names of partitions; the recipe's by default.
+        command: as it was called, for the report.
         console: for progress; stderr by default.
 
     Returns:
-        The results so far, in the order of heads, partitions and seeds. A run that is interrupted ends the comparison;
-        the next call goes on with it.
+        The runs. One whose loss is not finite, or whose export is refused, is among them as a `FailedRun`, and the
+        others go on.
 
     Raises:
         ConfigError: an unknown head or partition, or a recipe without test pairs.
+        CheckpointError: the output folder holds runs of other settings.
     """
     partitions = [config.partition] if partitions is None else partitions
     _require_known("heads", heads, HEADS)
@@ -91,26 +78,31 @@ def compare(
     if test is None or pairs is None:
         raise ConfigError("a comparison needs [test] with images and pairs in the config")
     console = console or Console(stderr=True)
-    results: list[HeadResult] = []
-    for head, partition, seed in itertools.product(heads, partitions, seeds):
-        folder = config.output / "-".join([head, *([] if partition == "dense" else [partition]), f"seed{seed}"])
-        run = config.model_copy(update={"head": head, "partition": partition, "seed": seed, "output": folder})
-        result = _one(run, test, read_pairs(pairs), console)
-        if result is None:
-            return results
-        results.append(result)
-        _write(results, config.output)
-    if len(seeds) > 1:
-        tested = read_pairs(pairs).select(results[0].test.folds)
-        (config.output / "seeds.md").write_text(seeds_markdown(summarise(_by_seeds(results), tested)), encoding="utf-8")
-    return results
+    protocol, finished = read_pairs(pairs), True
+    runs: list[Run] = []
+    for wanted in _runs(config, heads, partitions, seeds):
+        run = make_run(wanted, test, protocol, command=command, console=console)
+        if run is None:
+            finished = False
+            break
+        runs.append(run)
+        write_runs(runs, config.output)
+    return Outcome(tuple(runs), finished, write_report(runs, config.output))
 
 
-def _by_seeds(results: Sequence[HeadResult]) -> list[tuple[str, list[tuple[float, ...]]]]:
-    grouped: dict[str, list[tuple[float, ...]]] = {}
-    for result in results:
-        grouped.setdefault(f"{result.head}, {result.partition}", []).append(result.test.similarity)
-    return list(grouped.items())
+def report_again(output: Path) -> Outcome:
+    """Make the files of a comparison anew from what its runs left in their folders; nothing is trained or measured.
+
+    Raises:
+        DataError: no run in the folder, or runs that cannot be compared.
+    """
+    runs = [run for folder in sorted(output.glob("*/")) if (run := left_in(folder)) is not None]
+    if not runs:
+        raise DataError(f"{output} holds no finished run of a comparison ({RESULT_NAME} in a folder a run)")
+    heads, partitions = list(HEADS), list(PARTITIONS)
+    runs.sort(key=lambda run: (heads.index(run.head), partitions.index(run.partition), run.seed))
+    write_runs(runs, output)
+    return Outcome(tuple(runs), True, write_report(runs, output))
 
 
 def _require_known(what: str, names: Sequence[str], known: Mapping[str, object]) -> None:
@@ -119,128 +111,13 @@ def _require_known(what: str, names: Sequence[str], known: Mapping[str, object])
         raise ConfigError(f"unknown {what}: {', '.join(unknown)}; known {what}: {', '.join(known)}")
 
 
-def _one(config: TrainConfig, test: EvaluationConfig, pairs: Pairs, console: Console) -> HeadResult | None:
-    done = config.output / "result.json"
-    if done.exists():
-        require_same_run(config, json.loads((config.output / "config.json").read_text(encoding="utf-8")), config.output)
-        return HeadResult.model_validate_json(done.read_text(encoding="utf-8"))
-    trained = train(config, resume=bool(checkpoints_in(config.output / "checkpoints")), console=console)
-    if not trained.finished:
-        return None
-    bundle = _bundle_of(config, test)
-    report = evaluate_bundle(
-        bundle,
-        pairs,
-        test.images,
-        folds=parse_folds(test.folds) if test.folds else None,
-        aligned=True,
-        protocol=config.data.protocol,
-        console=console,
-    )
-    update_manifest(bundle, bundle.manifest.model_copy(update={"metrics": report.records()}))
-    result = _result(config, trained, report)
-    partial = done.with_suffix(".partial")
-    partial.write_text(result.model_dump_json(indent=1), encoding="utf-8")
-    partial.replace(done)
-    console.print(report.to_table())
-    return result
-
-
-def _bundle_of(config: TrainConfig, test: EvaluationConfig) -> Bundle:
-    folder = config.output / "bundle"
-    exported = (folder / MANIFEST_NAME).exists()
-    bundle = load_bundle(folder) if exported else publish(config.output, folder, flip_sum=test.flip_sum)
-    validation = config.validation
-    if validation is None or bundle.manifest.calibration is not None:
-        return bundle
-    people = None
-    if validation.pairs is not None:
-        pairs = read_pairs(validation.pairs)
-        people = pairs.people(parse_folds(validation.folds) if validation.folds else None)
-    source = f"validation people of {config.data.protocol}" + (f", fold {validation.folds}" if validation.folds else "")
-    return calibrate_bundle(bundle, validation.images, people=people, aligned=True, source=source)
-
-
-def _result(config: TrainConfig, trained: TrainResult, report: EvaluationReport) -> HeadResult:
-    last = trained.history.validation[-1] if trained.history.validation else {}
-    return HeadResult(
-        head=config.head,
-        partition=config.partition,
-        seed=config.seed,
-        epochs=config.epochs,
-        steps=trained.step,
-        images=trained.history.images,
-        minutes=trained.history.seconds / 60,
-        loss=trained.loss,
-        hardware=trained.hardware,
-        precision=trained.precision,
-        validation={key: value for key, value in last.items() if key not in ("epoch", "step")},
-        test=report,
-    )
-
-
-_COLUMNS = (
-    "head",
-    "partition",
-    "seed",
-    "accuracy %",
-    "TAR@FAR=1e-2 %",
-    "EER %",
-    "validation accuracy %",
-    "epochs",
-    "minutes",
-)
-
-
-def _row(result: HeadResult) -> list[str]:
-    tar = next(row.tar for row in result.test.tar if row.far == 1e-2)
-    shown = [
-        f"{100 * estimate.value:.2f}"
-        + ("" if estimate.low is None else f" ({100 * estimate.low:.1f}–{100 * (estimate.high or 0):.1f})")
-        for estimate in (result.test.accuracy, tar, result.test.eer)
-    ]
-    validated = result.validation.get("accuracy")
-    return [
-        result.head,
-        result.partition,
-        str(result.seed),
-        *shown,
-        "" if validated is None else f"{100 * validated:.2f}",
-        str(result.epochs),
-        f"{result.minutes:.1f}",
-    ]
-
-
-def results_table(results: Sequence[HeadResult]) -> Table:
-    """The results for a terminal."""
-    table = Table(
-        title="heads under one recipe; 95 % bootstrap intervals over people in brackets", title_justify="left"
-    )
-    for column in _COLUMNS:
-        table.add_column(column, justify="left" if column in ("head", "partition") else "right")
-    for result in results:
-        table.add_row(*_row(result))
-    return table
-
-
-def results_markdown(results: Sequence[HeadResult]) -> str:
-    """The results as a Markdown table."""
-    lines = [" | ".join(_COLUMNS), " | ".join(["---", "---", *["---:"] * (len(_COLUMNS) - 2)])]
-    lines += [" | ".join(_row(result)) for result in results]
-    return "\n".join(f"| {line} |" for line in lines) + "\n"
-
-
-def _write(results: Sequence[HeadResult], output: Path) -> None:
-    rows = [json.loads(result.model_dump_json()) for result in results]
-    (output / "results.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    with (output / "results.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([_COLUMNS, *(_row(result) for result in results)])
-    (output / "results.md").write_text(results_markdown(results), encoding="utf-8")
-    first_seed = results[0].seed
-    several = len({r.partition for r in results}) > 1
-    curves = {
-        f"{r.head}, {r.partition}" if several else r.head: Scores(r.test.genuine, r.test.impostor)
-        for r in results
-        if r.seed == first_seed
-    }
-    plot_roc(curves, output / "roc.png", title=results[0].test.protocol)
+def _runs(
+    config: TrainConfig, heads: Sequence[str], partitions: Sequence[str], seeds: Sequence[int]
+) -> Iterator[TrainConfig]:
+    """The config of each run."""
+    for head, partition, seed in itertools.product(
+        dict.fromkeys(heads), dict.fromkeys(partitions), dict.fromkeys(seeds)
+    ):
+        name = "-".join([head, *([] if partition == "dense" else [partition]), f"seed{seed}"])
+        changes = {"head": head, "partition": partition, "seed": seed, "output": config.output / name}
+        yield config.model_copy(update=changes)

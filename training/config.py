@@ -26,21 +26,32 @@ class DataConfig(_Frozen):
     """The training images.
 
     Attributes:
-        folders: image folders with one folder a person; people of different folders are different people.
-        protocol: ``all`` trains on everyone; ``lfw-open`` keeps, in the first folder, only the people of LFW who appear
-            in no pair of folds 5–10.
+        folders: data sets: image folders with one folder a person, or any other format of docs/data.md, a path each;
+            people of different ones are different people.
+        protocol: ``all`` trains on everyone; ``lfw-open`` keeps, in the first, which must be an image folder, only the
+            people of LFW who appear in no pair of folds 5–10.
         pairs: LFW's ``pairs.txt``; needed by ``lfw-open``.
         min_images: people with fewer images are left out (counted in the run's report).
-        cache: keep decoded crops in memory, where they fit (112×112: 37 kB an image).
-        workers: loader processes; None leaves one core for the network and uses up to four others.
+        cache: keep decoded crops in memory (112×112: 37 kB an image); None keeps them where they fit 1 GiB.
+        workers: threads or processes that make batches ahead of the training step; 0 makes each between two steps,
+            on the network's threads. None is 0 beside a CPU of fewer than 8 cores, all cores but one beside a GPU.
+        worker_kind: ``thread``, or ``process`` where many workers would wait for Python's lock.
+        decode: where JPEG files are decoded: ``cpu``, or ``cuda`` (nvJPEG through torchvision, by threads; other files
+            are left to the CPU).
+        on_bad_image: ``fail`` ends the run at a picture that cannot be read, ``skip`` leaves it out, named and counted.
+        max_bad_share: with ``skip``, largest share of an epoch's images that may be left out.
     """
 
     folders: tuple[Path, ...] = ()
     protocol: Literal["all", "lfw-open"] = "all"
     pairs: Path | None = None
     min_images: int = Field(default=1, ge=1)
-    cache: bool = False
+    cache: bool | None = None
     workers: int | None = Field(default=None, ge=0)
+    worker_kind: Literal["thread", "process"] = "thread"
+    decode: Literal["cpu", "cuda"] = "cpu"
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    max_bad_share: Probability = 0.01
 
     @model_validator(mode="after")
     def _protocol_has_pairs(self) -> "DataConfig":
@@ -120,6 +131,8 @@ class OptimizerConfig(_Frozen):
         weight_decay: on convolution and linear weights; heads say themselves which of theirs decay.
         momentum: of ``sgd``; ``adamw`` uses it as beta1.
         clip_norm: largest norm of the whole gradient; None does not clip.
+        layer_decay: factor of the learning rate from each part of the backbone to the one before it, towards the input;
+            1 is one rate for all. The last part and the head learn at the full rate.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -128,6 +141,7 @@ class OptimizerConfig(_Frozen):
     weight_decay: NonNegative = 5e-4
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     clip_norm: Positive | None = 5.0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class ScheduleConfig(_Frozen):
@@ -164,8 +178,11 @@ class TrainConfig(_Frozen):
         heads: options of each head by its name, so that one recipe serves several heads.
         partition: name of the way to sum over the classes.
         partitions: options of each partition by its name; class counts come from the training images.
-        start_from: run or checkpoint whose weights a new run starts with; None starts from random weights.
+        start_from: run, checkpoint or bundle whose weights a new run starts with, the averaged ones where it has them;
+            None starts from random weights.
         reset_head: of ``start_from`` take the backbone alone, as a run on other people must.
+        freeze: parts of the backbone that stay as ``start_from`` has them: their names, or how many from the input.
+        freeze_epochs: epochs after which they train as well; None keeps them fixed for the whole run.
         ema_decay: of an exponential moving average of the backbone's weights, which is then what is validated and
             exported; None keeps none.
         checkpoint_minutes: minutes between checkpoints (one is also written after each epoch and at the end).
@@ -185,6 +202,8 @@ class TrainConfig(_Frozen):
     partitions: dict[str, dict[str, Any]] = {}
     start_from: Path | None = None
     reset_head: bool = False
+    freeze: Annotated[int, Field(ge=0)] | tuple[str, ...] = ()
+    freeze_epochs: int | None = Field(default=None, ge=1)
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     checkpoint_minutes: Positive = 10.0
     keep_checkpoints: int = Field(default=2, ge=1)
@@ -209,10 +228,26 @@ class TrainConfig(_Frozen):
                 raise ValueError(f"{info.field_name}.{name} is unknown; known {info.field_name}: {', '.join(known)}")
         return tables
 
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _parts_or_number(cls, freeze: Any) -> Any:
+        if isinstance(freeze, bool) or not isinstance(freeze, int | list | tuple):
+            raise ValueError(f'must be a list of parts such as ["stem", "stage1"], or how many; got {freeze!r}')
+        return freeze
+
     @model_validator(mode="after")
     def _reset_of_something(self) -> "TrainConfig":
         if self.reset_head and self.start_from is None:
             raise ValueError("reset_head needs start_from, the run whose backbone is taken over")
+        if self.freeze and self.start_from is None:
+            raise ValueError("freeze needs start_from: without it the parts that stay as they are would be random")
+        if self.freeze_epochs is not None and self.freeze == ():  # --freeze 0 over a recipe is meant
+            raise ValueError("freeze_epochs needs freeze, the parts that train after those epochs")
+        if self.freeze_epochs is not None and self.freeze_epochs >= self.epochs:
+            raise ValueError(
+                f"freeze_epochs must be below epochs ({self.epochs}), got {self.freeze_epochs}; "
+                "leave it out to keep the parts fixed for the whole run"
+            )
         return self
 
     @field_validator("heads")

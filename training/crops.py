@@ -6,10 +6,11 @@ are measured by the same code.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from facemargin.errors import DataError
-from facemargin.preprocessing import Detector, ImageLimits, align, central_face, template_named
-from training.align import REPORT_NAME, AlignReport
+from facemargin.preprocessing import Detector, align, central_face, template_named
+from training.align import PHOTOGRAPH_LIMITS, REPORT_NAME, AlignReport
 from training.data.pictures import Picture
 
 Crop = NDArray[np.uint8]
@@ -28,8 +29,13 @@ Embed = Callable[[Crop], NDArray[np.float32]]
 
 _BATCH = 128
 _SHAPE_TOLERANCE = 0.01
-# A user's own photographs may be larger than what strangers may send to the service.
-_LIMITS = ImageLimits(max_bytes=100 * 1024 * 1024, max_side=32_768, max_pixels=200_000_000)
+
+
+class Reader(Protocol):
+    """Whatever makes a crop of a picture."""
+
+    def read(self, picture: Picture) -> Crop | None:
+        """The aligned crop, or None where no face was detected."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class CropReader:
         """
         if self.detector is None:
             return self.read_aligned(picture)
-        image = picture.decode(_LIMITS)
+        image = picture.decode(PHOTOGRAPH_LIMITS)
         faces = self.detector.detect(image)
         if not faces:
             return None
@@ -62,7 +68,7 @@ class CropReader:
 
     def read_aligned(self, picture: Picture) -> Crop:
         """The picture itself, declared to be an aligned crop; errors as in `read`."""
-        crop = picture.decode(_LIMITS)
+        crop = picture.decode(PHOTOGRAPH_LIMITS)
         height, width = template_named(self.template).size
         if abs(crop.shape[0] * width / (crop.shape[1] * height) - 1) > _SHAPE_TOLERANCE:
             raise DataError(
@@ -70,6 +76,31 @@ class CropReader:
                 f"({height}x{width}); leave the photographs to be aligned, or name the template they were aligned to"
             )
         return crop
+
+
+@dataclass(frozen=True)
+class LandmarkReader:
+    """Aligns whole photographs by landmarks that are known already.
+
+    Attributes:
+        landmarks: float32 (5, 2) of a picture, x and y in pixels, by its name.
+        template: alignment template.
+    """
+
+    landmarks: Mapping[str, NDArray[np.float32]]
+    template: str = "arcface-112"
+
+    def read(self, picture: Picture) -> Crop:
+        """The aligned crop.
+
+        Raises:
+            DataError: a file that cannot be read, or landmarks that all lie at one place.
+            ImageError: a file that is no accepted picture.
+        """
+        try:
+            return align(picture.decode(PHOTOGRAPH_LIMITS), self.landmarks[picture.name], self.template)
+        except ValueError as error:
+            raise DataError(f"{picture}: cannot be aligned by its landmarks: {error}") from error
 
 
 def crop_reader(*, aligned: bool, detector: Detector | None, template: str) -> CropReader:
@@ -82,7 +113,7 @@ def crop_reader(*, aligned: bool, detector: Detector | None, template: str) -> C
 
 
 def embed_pictures(
-    embed: Embed, pictures: Sequence[Picture], reader: CropReader, *, console: Console | None = None
+    embed: Embed, pictures: Sequence[Picture], reader: Reader, *, console: Console | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Embed every picture once, in order.
 

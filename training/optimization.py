@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from facemargin.backbones import Backbone
 from facemargin.heads import Head
 from facemargin.rowwise import RowwiseAdamW, RowwiseSGD
 from training.config import OptimizerConfig, ScheduleConfig
@@ -29,20 +30,38 @@ def schedule_factor(config: ScheduleConfig, step: int, total_steps: int) -> floa
     return float(config.gamma ** sum(step >= milestone * total_steps for milestone in config.milestones))
 
 
-def _backbone_groups(backbone: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    decayed = [p for p in backbone.parameters() if p.ndim > 1]
-    free = [p for p in backbone.parameters() if p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+def layer_rates(backbone: Backbone, config: OptimizerConfig) -> list[tuple[nn.Module, float]]:
+    """The modules of a backbone that share a learning rate, from input to output, with that rate.
+
+    Part k of n learns at learning_rate · layer_decay^(n−1−k): the last part, as the head, at the full rate.
+
+    Source: J. Howard and S. Ruder, "Universal language model fine-tuning", arXiv 1801.06146, section 3.2.
+    """
+    if config.layer_decay == 1:
+        return [(backbone, config.learning_rate)]
+    parts = list(backbone.parts().values())
+    return [(part, config.learning_rate * config.layer_decay ** (len(parts) - 1 - k)) for k, part in enumerate(parts)]
 
 
-def make_optimizer(backbone: nn.Module, head: Head, config: OptimizerConfig) -> torch.optim.Optimizer:
+def _groups(module: nn.Module, rate: float, weight_decay: float) -> list[dict[str, Any]]:
+    decayed = [p for p in module.parameters() if p.ndim > 1]
+    free = [p for p in module.parameters() if p.ndim <= 1]
+    return [
+        {"params": decayed, "weight_decay": weight_decay, "lr": rate},
+        {"params": free, "weight_decay": 0.0, "lr": rate},
+    ]
+
+
+def make_optimizer(backbone: Backbone, head: Head, config: OptimizerConfig) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum or AdamW over the backbone's and the head's parameter groups.
 
     Biases, batch-norm and PReLU parameters of the backbone do not decay; the head says itself which of its do. Where a
-    partition gives sparse gradients, only the rows they name move; dense ones get PyTorch's own step.
+    partition gives sparse gradients, only the rows they name move; dense ones get PyTorch's own step. Rates of the
+    backbone's parts are those of `layer_rates`.
     """
     head_rate = config.learning_rate * config.head_learning_rate_ratio
-    groups = _backbone_groups(backbone, config.weight_decay)
+    rates = layer_rates(backbone, config)
+    groups = [group for module, rate in rates for group in _groups(module, rate, config.weight_decay)]
     groups += [{**group, "lr": head_rate} for group in head.parameter_groups(config.weight_decay)]
     groups = [group for group in groups if group["params"]]
     if config.name == "adamw":

@@ -1,5 +1,6 @@
 """A finished run -> a bundle: reads the checkpoint, tells the manifest what was trained on what, and exports."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def publish(
     output: Path,
     *,
     crops: Path | None = None,
+    average: bool = True,
     name: str = "",
     licence: str = "",
     flip_sum: bool = False,
@@ -34,6 +36,7 @@ def publish(
         run: a run's output folder, or a checkpoint folder.
         output: the bundle's folder.
         crops: image folder whose aligned crops the parity check runs on; the run's own training images by default.
+        average: take the averaged weights where the run kept them; False takes those of the last step.
         name: of the bundle; made from backbone, head and size of the data by default.
         licence: of the weights, an SPDX identifier where there is one.
         flip_sum: whether an embedding adds the mirrored crop.
@@ -44,7 +47,7 @@ def publish(
         ExportRefusedError: the ONNX model disagrees with PyTorch; nothing was written.
         BundleError: something is at `output` already, or it cannot be written.
     """
-    backbone, config, checkpoint = restore_model(run)
+    backbone, config, checkpoint = restore_model(run, average=average)
     return export_bundle(
         backbone,
         output,
@@ -57,7 +60,7 @@ def publish(
         backbone=backbone.options(),
         head=without_class_counts(checkpoint.state["head_options"]),
         data=checkpoint.state["data"] | {"protocol": config.data.protocol},
-        card=_card(config, checkpoint),
+        card=_card(config, checkpoint, average=average),
     )
 
 
@@ -72,13 +75,15 @@ def without_class_counts(options: dict[str, Any]) -> dict[str, Any]:
 
 def _parity_crops(config: TrainConfig, folder: Path | None, run: Path) -> NDArray[np.uint8]:
     if folder is not None:
-        pictures = [Picture.of_file(path) for images in people_of(folder).values() for path in images]
-    elif all(source.exists() for source in config.data.folders):
-        pictures = list(training_images(config).pictures)
+        pictures: Sequence[Picture] = [
+            Picture.of_file(path) for images in people_of(folder).values() for path in images
+        ]
+    elif all(source.exists() or "{" in source.name for source in config.data.folders):
+        pictures = training_images(config).pictures
     else:
         raise CheckpointError(f"the training images of {run} are gone; pass --crops DIR, a folder of aligned crops")
-    spread = pictures[:: max(1, len(pictures) // PARITY_CROPS)][:PARITY_CROPS]
-    crops = [picture.decode() for picture in spread]
+    spread = range(0, len(pictures), max(1, len(pictures) // PARITY_CROPS))[:PARITY_CROPS]
+    crops = [pictures[row].decode() for row in spread]
     return np.stack([crop for crop in crops if crop.shape == crops[0].shape])
 
 
@@ -87,11 +92,12 @@ def _name(config: TrainConfig, checkpoint: Checkpoint) -> str:
     return f"{config.backbone.name}{width} {config.head} {checkpoint.state['data']['people']} people"
 
 
-def _card(config: TrainConfig, checkpoint: Checkpoint) -> str:
+def _card(config: TrainConfig, checkpoint: Checkpoint, *, average: bool) -> str:
     data = checkpoint.state["data"]
+    averaged = f", averaged with decay {config.ema_decay:g}" if average and config.ema_decay else ""
     return (
         f"Face embedding: {config.backbone.name}, width {config.backbone.width:g}, trained with head {config.head} on "
-        f"{data['people']:,} people, {data['images']:,} images ({checkpoint.step:,} steps of {config.batch_size}). "
-        "Error rates hold for photographs like those of the stated protocols only, and may differ between groups of "
-        "people. There is no liveness detection: a photograph of a photograph is accepted."
+        f"{data['people']:,} people, {data['images']:,} images ({checkpoint.step:,} steps of {config.batch_size}"
+        f"{averaged}). Error rates hold for photographs like those of the stated protocols only, and may differ "
+        "between groups of people. There is no liveness detection: a photograph of a photograph is accepted."
     )

@@ -15,7 +15,7 @@ from training.config import EvaluationConfig
 from training.crops import Crop, Embed
 from training.data.folder import people_of
 from training.data.pairs import parse_folds, read_pairs
-from training.evaluate import ValidationSet, load_validation, validate_pairs
+from training.validation_set import ValidationSet, load_validation, validate_pairs
 
 _BATCH = 128
 

@@ -69,6 +69,14 @@ class Backbone(nn.Module):
             "dropout": self.dropout_p,
         }
 
+    def parts(self) -> dict[str, nn.Module]:
+        """The network cut into named parts, from input to output; each parameter and each layer is in exactly one.
+
+        What fine-tuning freezes and gives learning rates of their own. The parts share their layers with the network.
+        The last one, ``embedding``, ends with the projection.
+        """
+        raise NotImplementedError
+
     def check_input(self, images: Tensor) -> None:
         """Refuse images of another shape than this network was built for."""
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.input_size):

@@ -6,6 +6,7 @@ four stages halves it, and the embedding leaves through BN-dropout-FC-BN.
 Reference: J. Deng et al., "ArcFace", arXiv 1801.07698, section 3.1; units after D. Han et al., arXiv 1610.02915.
 """
 
+import itertools
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -79,6 +80,16 @@ class IResNet(Backbone):
         self.projection = nn.Linear(channels * height * breadth, embedding_dim)
         self.embedding_norm = nn.BatchNorm1d(embedding_dim)
         initialise(self)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """``stem``, ``stage1`` to ``stage4``, ``embedding``; see `Backbone.parts`."""
+        ends = list(itertools.accumulate(self.units))
+        stages = {
+            f"stage{number}": self.stages[end - count : end]
+            for number, (count, end) in enumerate(zip(self.units, ends, strict=True), start=1)
+        }
+        last = nn.ModuleList([self.norm, self.dropout, self.projection, self.embedding_norm])
+        return {"stem": self.stem, **stages, "embedding": last}
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw embeddings (N, D) of images (N, 3, H, W)."""

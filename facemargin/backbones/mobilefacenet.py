@@ -3,12 +3,17 @@
 Reference: S. Chen et al., "MobileFaceNets", arXiv 1804.07573, table 1.
 """
 
+import itertools
+
 from torch import Tensor, nn
 
 from facemargin.backbones.base import Backbone, final_size, initialise, scaled
 
 BOTTLENECKS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
 """Rows of table 1: expansion, output channels, repetitions, stride of the first repetition."""
+
+STEM_LAYERS = 2
+"""Convolutions before the bottlenecks: the strided one and the depthwise one."""
 
 
 def convolution(
@@ -85,6 +90,17 @@ class MobileFaceNet(Backbone):
         self.projection = nn.Linear(hidden, embedding_dim, bias=False)
         self.embedding_norm = nn.BatchNorm1d(embedding_dim)
         initialise(self)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """``stem``, a ``stage`` for each row of ``BOTTLENECKS``, ``embedding``; see `Backbone.parts`."""
+        counts = [repetitions for _, _, repetitions, _ in BOTTLENECKS]
+        ends = itertools.accumulate(counts, initial=STEM_LAYERS)
+        stages = {
+            f"stage{number}": self.body[start : start + count]
+            for number, (start, count) in enumerate(zip(ends, counts, strict=False), start=1)
+        }
+        last = nn.ModuleList([self.body[-1], self.pool, self.dropout, self.projection, self.embedding_norm])
+        return {"stem": self.body[:STEM_LAYERS], **stages, "embedding": last}
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw embeddings (N, D) of images (N, 3, H, W)."""

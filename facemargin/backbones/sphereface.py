@@ -3,6 +3,8 @@
 Reference: W. Liu et al., "SphereFace", arXiv 1704.08063, table 2, column "20-layer CNN". The paper's crops are 112×96.
 """
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -74,6 +76,16 @@ class SphereFace20(Backbone):
             else:
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """``stage1`` to ``stage4``, ``embedding``; see `Backbone.parts`."""
+        counts = [2 + pairs for _, pairs in STAGES]  # convolution, PReLU, pairs
+        ends = itertools.accumulate(counts)
+        stages = {
+            f"stage{number}": self.body[end - count : end]
+            for number, (count, end) in enumerate(zip(counts, ends, strict=True), start=1)
+        }
+        return {**stages, "embedding": nn.ModuleList([self.dropout, self.projection])}
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw embeddings (N, D) of images (N, 3, H, W)."""

@@ -1,4 +1,4 @@
-"""Measures of recognition: verification (1:1), identification (1:N), calibration, and their intervals.
+"""Measures of recognition: verification (1:1), identification (1:N), calibration, groups, comparisons, intervals.
 
 Everything here takes arrays of similarities or embeddings and knows no images, models or torch.
 """
@@ -11,6 +11,18 @@ from facemargin.metrics.calibration import (
     calibrate,
     calibrate_scores,
 )
+from facemargin.metrics.comparisons import (
+    Comparison,
+    ModelScores,
+    SeedNoise,
+    bootstrap_p_value,
+    compare_all,
+    holm,
+    model_interval,
+    resamples_needed,
+    seed_noise,
+)
+from facemargin.metrics.groups import CrossErrors, Differential, GroupErrors, GroupReport, Rate, errors_by_group
 from facemargin.metrics.identification import FnirAtFpir, Identification, cmc, fnir_at_fpir, identify
 from facemargin.metrics.intervals import (
     Interval,
@@ -20,15 +32,19 @@ from facemargin.metrics.intervals import (
     eer_statistic,
     interval,
     people_weights,
+    resampled,
     tar_statistic,
 )
 from facemargin.metrics.pairs import PairScores, all_pairs
 from facemargin.metrics.tail import Tail
 from facemargin.metrics.verification import (
+    SUPPORTING_ERRORS,
     KFold,
     Roc,
     TarAtFar,
+    accuracy_at,
     auc,
+    best_threshold,
     eer,
     halves_accuracy,
     kfold_accuracy,
@@ -37,35 +53,54 @@ from facemargin.metrics.verification import (
 )
 
 __all__ = [
+    "SUPPORTING_ERRORS",
     "Calibration",
+    "Comparison",
+    "CrossErrors",
+    "Differential",
     "FnirAtFpir",
+    "GroupErrors",
+    "GroupReport",
     "Identification",
     "ImpostorCurve",
     "Interval",
     "KFold",
+    "ModelScores",
     "PairScores",
+    "Rate",
     "Roc",
+    "SeedNoise",
     "Tail",
     "TarAtFar",
     "Threshold",
     "ThresholdRow",
+    "accuracy_at",
     "accuracy_statistic",
     "all_pairs",
     "auc",
     "auc_statistic",
+    "best_threshold",
+    "bootstrap_p_value",
     "calibrate",
     "calibrate_scores",
     "cmc",
+    "compare_all",
     "difference_interval",
     "eer",
     "eer_statistic",
+    "errors_by_group",
     "fnir_at_fpir",
     "halves_accuracy",
+    "holm",
     "identify",
     "interval",
     "kfold_accuracy",
+    "model_interval",
     "people_weights",
+    "resampled",
+    "resamples_needed",
     "roc",
+    "seed_noise",
     "tar_at_far",
     "tar_statistic",
 ]

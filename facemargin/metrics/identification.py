@@ -47,8 +47,9 @@ class FnirAtFpir:
         fpir: the FPIR that the threshold really has.
         rank: longest candidate list looked at.
         nonmated: number of probes of people not in the gallery.
-        measurable: nonmated * bound >= 1.
-        supported: nonmated * bound >= 30.
+        errors: non-mated probes at or above the threshold.
+        measurable: errors >= 1; needs nonmated * bound >= 1.
+        supported: errors >= 30; needs nonmated * bound >= 30, and no larger tie at the threshold.
     """
 
     bound: float
@@ -57,6 +58,7 @@ class FnirAtFpir:
     fpir: float
     rank: int
     nonmated: int
+    errors: int
     measurable: bool
     supported: bool
 
@@ -93,7 +95,7 @@ def identify(
     order = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[order], np.arange(people.size))
     column = {str(person): number for number, person in enumerate(people)}
-    own = np.array([column.get(person, -1) for person in probe_people])
+    own = np.array([column.get(str(person), -1) for person in probe_people])
     reduce, divide = (np.maximum, 1) if aggregate == "best" else (np.add, np.bincount(labels).astype(np.float32))
     mated, ranks, nonmated = [], [], []
     for begin in range(0, len(queries), _PROBES_AT_ONCE):
@@ -140,15 +142,16 @@ def fnir_at_fpir(found: Identification, fpir: float, *, rank: int = 1) -> FnirAt
         as_scores("nonmated_scores", found.nonmated_scores),
         as_scores("mated_scores", found.mated_scores),
     )
-    allowed = allowed_errors(strangers.size, fpir)
-    threshold = highest_allowed(strangers, allowed)
+    threshold = highest_allowed(strangers, allowed_errors(strangers.size, fpir))
+    errors = int(np.count_nonzero(strangers >= threshold))
     return FnirAtFpir(
         bound=fpir,
         fnir=float(np.mean((right < threshold) | (found.ranks > rank))),
         threshold=float(threshold),
-        fpir=float(np.mean(strangers >= threshold)),
+        fpir=errors / strangers.size,
         rank=rank,
         nonmated=strangers.size,
-        measurable=allowed >= 1,
-        supported=allowed >= SUPPORTING_ERRORS,
+        errors=errors,
+        measurable=errors >= 1,
+        supported=errors >= SUPPORTING_ERRORS,
     )

@@ -9,7 +9,7 @@ A statistic takes similarities (P,), labels (P,) and weights (R, P) and returns 
 no genuine or no impostor pair. With weights of 1 it equals its namesake in `facemargin.metrics.verification`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,14 +18,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from facemargin.metrics.scores import Scores
-from facemargin.metrics.verification import labelled
+from facemargin.metrics.verification import fold_numbers, labelled
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Statistic = Callable[[Scores, Bools, Floats], Floats]
 
 _CHUNK_CELLS = 4_000_000  # weights handled at once: 32 MB an array
-_ROUNDING = 1e-9  # weights are whole numbers; their cumulative shares are not
 
 
 @dataclass(frozen=True)
@@ -71,13 +70,22 @@ def people_weights(
     """
     if len(first) != len(second) or not len(first):
         raise ValueError(f"first and second must be equally long and not empty, got {len(first)} and {len(second)}")
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
     names, numbers = np.unique(np.asarray([*first, *second], dtype=np.str_), return_inverse=True)
     one, other = numbers[: len(first)], numbers[len(first) :]
-    random = np.random.default_rng(seed)
-    drawn = random.multinomial(names.size, np.full(names.size, 1 / names.size), size=resamples).astype(np.float32)
+    drawn = draw_people(names.size, resamples=resamples, seed=seed)
     return np.where(one == other, drawn[:, one], drawn[:, one] * drawn[:, other])
+
+
+def draw_people(people: int, *, resamples: int, seed: int) -> NDArray[np.float32]:
+    """How often each of the people is drawn in each resample: float32 (R, people), whole numbers.
+
+    Raises:
+        ValueError: resamples < 1.
+    """
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}")
+    random = np.random.default_rng(seed)
+    return random.multinomial(people, np.full(people, 1 / people), size=resamples).astype(np.float32)
 
 
 def interval(
@@ -90,6 +98,16 @@ def interval(
     """
     scores, labels = labelled(similarity, same)
     return _percentiles(lambda w: statistic(scores, labels, w), scores.size, weights, level)
+
+
+def resampled(statistic: Statistic, similarity: ArrayLike, same: ArrayLike, weights: NDArray[Any]) -> Floats:
+    """The statistic under each resample, (R,); NaN where a resample lacks pairs of a kind.
+
+    Raises:
+        ValueError: similarities, labels or weights of the wrong form.
+    """
+    scores, labels = labelled(similarity, same)
+    return _values(lambda w: statistic(scores, labels, w), scores.size, weights)
 
 
 def difference_interval(
@@ -116,8 +134,17 @@ def tar_statistic(far: float) -> Statistic:
 
 
 def accuracy_statistic(fold: ArrayLike) -> Statistic:
-    """Mean accuracy over the folds with the threshold of the other folds, as a statistic; at least two folds."""
-    return partial(_accuracy, np.asarray(fold))
+    """Mean accuracy over the folds, each with the threshold of the other folds, as a statistic.
+
+    A fold whose pairs, or whose other folds' pairs, all weigh 0 in a resample is left out of that resample's mean.
+
+    Args:
+        fold: (P,) integers, at least two different ones.
+
+    Raises:
+        ValueError: folds that are not integers, or fewer than two.
+    """
+    return partial(_accuracy, fold_numbers(fold))
 
 
 def eer_statistic(scores: Scores, same: Bools, weights: Floats) -> Floats:
@@ -143,12 +170,14 @@ def auc_statistic(scores: Scores, same: Bools, weights: Floats) -> Floats:
 
 def _tar(far: float, scores: Scores, same: Bools, weights: Floats) -> Floats:
     fmr, fnmr = _error_rates(scores, same, weights)
-    first = (fmr <= far + _ROUNDING).argmax(axis=1)
+    first = (fmr <= far).argmax(axis=1)
     tar: Floats = np.where(np.isnan(fmr[:, 0]), np.nan, 1 - fnmr[np.arange(len(first)), first])
     return tar
 
 
 def _accuracy(fold: NDArray[np.int64], scores: Scores, same: Bools, weights: Floats) -> Floats:
+    if fold.shape != scores.shape:
+        raise ValueError(f"fold must have the shape of similarity, {scores.shape}, got {fold.shape}")
     per_fold = [_fold_accuracy(fold == k, scores, same, weights) for k in np.unique(fold)]
     known = np.isfinite(per_fold)
     counted = known.sum(axis=0)
@@ -167,7 +196,8 @@ def _fold_accuracy(tested: Bools, scores: Scores, same: Bools, weights: Floats) 
     chosen, held_out = values[middle], weights[:, tested]
     right = (scores[tested] >= chosen[:, None]) == same[tested]
     total = held_out.sum(axis=1)
-    accuracy: Floats = np.where(total > 0, (held_out * right).sum(axis=1) / np.where(total > 0, total, 1.0), np.nan)
+    usable = (total > 0) & (genuine_below[:, -1] + impostor_below[:, -1] > 0)
+    accuracy: Floats = np.where(usable, (held_out * right).sum(axis=1) / np.where(usable, total, 1.0), np.nan)
     return accuracy
 
 
@@ -177,7 +207,8 @@ def _error_rates(scores: Scores, same: Bools, weights: Floats) -> tuple[Floats, 
     genuine, impostor = genuine_below[:, -1:], impostor_below[:, -1:]
     usable = (genuine > 0) & (impostor > 0)
     fnmr = np.where(usable, genuine_below / np.where(usable, genuine, 1.0), np.nan)
-    fmr = np.where(usable, 1 - impostor_below / np.where(usable, impostor, 1.0), np.nan)
+    # Whole numbers over whole numbers: rounded once, as in `allowed_errors`, so that comparing with a bound is exact.
+    fmr = np.where(usable, (impostor - impostor_below) / np.where(usable, impostor, 1.0), np.nan)
     return fmr, fnmr
 
 
@@ -198,16 +229,32 @@ def _below(scores: Scores, same: Bools, weights: Floats) -> tuple[Scores, Floats
 
 
 def _percentiles(statistic: Callable[[Floats], Floats], pairs: int, weights: NDArray[Any], level: float) -> Interval:
-    if weights.ndim != 2 or weights.shape[1] != pairs:
+    values = _values(statistic, pairs, weights)
+    return percentile_interval(float(statistic(np.ones((1, pairs)))[0]), values, level=level)
+
+
+def _values(statistic: Callable[[Floats], Floats], pairs: int, weights: NDArray[Any]) -> Floats:
+    if weights.ndim != 2 or weights.shape[1] != pairs or not len(weights):
         raise ValueError(f"weights must have the shape (resamples, {pairs}), got {weights.shape}")
+    return np.concatenate([statistic(chunk) for chunk in chunks(weights)])
+
+
+def chunks(weights: NDArray[Any]) -> Iterator[Floats]:
+    """The resamples as float64, so many rows at a time that they take some 32 MB."""
+    rows = max(1, _CHUNK_CELLS // weights.shape[1])
+    return (weights[k : k + rows].astype(np.float64) for k in range(0, len(weights), rows))
+
+
+def percentile_interval(value: float, values: Floats, *, level: float) -> Interval:
+    """The middle `level` of the resampled values, those that are NaN left out.
+
+    Raises:
+        ValueError: a level outside (0, 1), or no value at all.
+    """
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must be in (0, 1), got {level}")
-    rows = max(1, _CHUNK_CELLS // pairs)
-    chunks = [weights[k : k + rows].astype(np.float64) for k in range(0, len(weights), rows)]
-    values = np.concatenate([statistic(chunk) for chunk in chunks])
-    values = values[np.isfinite(values)]
-    if not values.size:
+    known = values[np.isfinite(values)]
+    if not known.size:
         raise ValueError("no resample holds both genuine and impostor pairs: there are too few people")
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    value = float(statistic(np.ones((1, pairs)))[0])
-    return Interval(value=value, low=float(low), high=float(high), level=level, resamples=values.size)
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value=value, low=float(low), high=float(high), level=level, resamples=known.size)

@@ -48,8 +48,8 @@ class TarAtFar:
         fmr: the FMR that the threshold really has; below `far` where ties or few impostors leave a gap.
         impostors: number of impostor similarities.
         errors: impostor similarities >= threshold.
-        measurable: impostors * far >= 1; without it, the threshold is only "above every impostor".
-        supported: impostors * far >= 30, so that at least 30 errors are allowed; implies measurable.
+        measurable: errors >= 1; without it, the threshold is only "above every impostor". Needs impostors * far >= 1.
+        supported: errors >= 30; implies measurable. Needs impostors * far >= 30, and no larger tie at the threshold.
     """
 
     far: float
@@ -104,7 +104,7 @@ def roc(genuine: ArrayLike, impostor: ArrayLike) -> Roc:
     thresholds = np.append(values, just_above(values[-1]))
     return Roc(
         thresholds=thresholds.astype(np.float64),
-        fmr=1.0 - np.searchsorted(i, thresholds, side="left") / i.size,
+        fmr=(i.size - np.searchsorted(i, thresholds, side="left")) / i.size,
         fnmr=np.searchsorted(g, thresholds, side="left") / g.size,
     )
 
@@ -163,8 +163,8 @@ def tar_at_far(genuine: ArrayLike, impostor: ArrayLike, far: float) -> TarAtFar:
         fmr=errors / i.size,
         impostors=i.size,
         errors=errors,
-        measurable=allowed >= 1,
-        supported=allowed >= SUPPORTING_ERRORS,
+        measurable=errors >= 1,
+        supported=errors >= SUPPORTING_ERRORS,
     )
 
 
@@ -218,15 +218,13 @@ def kfold_accuracy(similarity: ArrayLike, same: ArrayLike, fold: ArrayLike) -> K
         fold: (P,) integers, at least two different ones; for one fold there is `halves_accuracy`.
 
     Raises:
-        ValueError: similarities empty or not finite, labels or folds of another shape, or fewer than two folds.
+        ValueError: similarities empty or not finite, labels or folds of another form, or fewer than two folds.
     """
     scores, labels = labelled(similarity, same)
-    folds = np.asarray(fold)
+    folds = fold_numbers(fold)
     if folds.shape != scores.shape:
         raise ValueError(f"fold must have the shape of similarity, {scores.shape}, got {folds.shape}")
     numbers = np.unique(folds)
-    if numbers.size < 2:
-        raise ValueError("fold must hold at least 2 different folds, got 1: use halves_accuracy for a single fold")
     thresholds = [best_threshold(scores[folds != k], labels[folds != k]) for k in numbers]
     per_fold = [
         accuracy_at(scores[folds == k], labels[folds == k], t) for k, t in zip(numbers, thresholds, strict=True)
@@ -240,6 +238,20 @@ def kfold_accuracy(similarity: ArrayLike, same: ArrayLike, fold: ArrayLike) -> K
         thresholds=tuple(thresholds),
         folds=tuple(int(k) for k in numbers),
     )
+
+
+def fold_numbers(fold: ArrayLike) -> NDArray[np.int64]:
+    """The fold of each pair, checked: with a single fold no threshold could come from another.
+
+    Raises:
+        ValueError: numbers that are not whole, or fewer than two different ones.
+    """
+    folds = np.asarray(fold)
+    if not np.issubdtype(folds.dtype, np.integer):
+        raise ValueError(f"fold must be an array of integers, got {folds.dtype}")
+    if np.unique(folds).size < 2:
+        raise ValueError("fold must hold at least 2 different folds, got 1: use halves_accuracy for a single fold")
+    return folds.astype(np.int64)
 
 
 def halves_accuracy(similarity: ArrayLike, same: ArrayLike) -> KFold:

@@ -12,9 +12,41 @@ NOTHING = dict.fromkeys(AugmentationConfig.model_fields, 0.0)
 CROP = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
 
 
-def test_everything_off_changes_nothing() -> None:
-    config = AugmentationConfig(**NOTHING)
-    assert np.array_equal(augment(CROP, config, np.random.default_rng(1)), CROP)
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(1, 120), width=st.integers(1, 120), seed=st.integers(0, 2**32 - 1))
+def test_everything_off_changes_nothing(height: int, width: int, seed: int) -> None:
+    crop = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    assert np.array_equal(augment(crop, AugmentationConfig(**NOTHING), np.random.default_rng(seed)), crop)
+
+
+def recoloured(crop: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:
+    """Brightness, then contrast around the picture's mean, then saturation around each pixel's luma; in float64."""
+    values = crop.astype(np.float64) * brightness
+    values = values.mean() + contrast * (values - values.mean())
+    luma = (values @ np.array([0.299, 0.587, 0.114]))[..., None]
+    return np.clip(luma + saturation * (values - luma), 0, 255)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    side=st.integers(1, 40),
+    seed=st.integers(0, 2**32 - 1),
+    magnitudes=st.tuples(*[st.sampled_from([0.0, 0.15, 0.6])] * 3),
+    grey=st.sampled_from([0.0, 1.0]),
+)
+def test_recolouring_is_the_formula_within_one_level(
+    side: int, seed: int, magnitudes: tuple[float, float, float], grey: float
+) -> None:
+    crop = np.random.default_rng(seed).integers(0, 256, (side, side + 3, 3), dtype=np.uint8)
+    names = ("brightness", "contrast", "saturation")
+    config = AugmentationConfig(**{**NOTHING, **dict(zip(names, magnitudes, strict=True)), "grey": grey})
+    # The stream of the sample's generator: the flip's number, four of the move, then three factors.
+    random = np.random.default_rng(seed)
+    random.random(), random.standard_normal(4)
+    factors = 1 + random.standard_normal(3) * magnitudes
+    expected = recoloured(crop, factors[0], factors[1], 0.0 if grey else factors[2])
+    changed = augment(crop, config, np.random.default_rng(seed))
+    assert np.abs(changed - expected).max() <= 1
 
 
 def test_the_same_generator_state_gives_the_same_crop() -> None:
@@ -36,11 +68,13 @@ def test_flip_is_a_mirror_image() -> None:
     assert np.array_equal(augment(CROP, config, np.random.default_rng(0)), CROP[:, ::-1])
 
 
-def test_grey_has_equal_channels() -> None:
-    grey = augment(CROP, AugmentationConfig(**{**NOTHING, "grey": 1.0}), np.random.default_rng(0))
-    assert np.array_equal(grey[..., 0], grey[..., 1])
-    assert np.array_equal(grey[..., 0], grey[..., 2])
-    assert grey.std() > 5
+@pytest.mark.parametrize("colour", [{}, {"brightness": 0.5, "contrast": 0.5, "saturation": 0.5}])
+def test_grey_has_equal_channels(colour: dict[str, float]) -> None:
+    for seed in range(10):
+        grey = augment(CROP, AugmentationConfig(**{**NOTHING, **colour, "grey": 1.0}), np.random.default_rng(seed))
+        assert np.array_equal(grey[..., 0], grey[..., 1])
+        assert np.array_equal(grey[..., 0], grey[..., 2])
+        assert colour or grey.std() > 5
 
 
 def test_low_resolution_removes_detail() -> None:

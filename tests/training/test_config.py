@@ -31,6 +31,15 @@ def test_an_unknown_key_is_named_with_its_table(tmp_path: Path) -> None:
         ('[data]\nprotocol = "lfw-open"', r"needs data\.pairs"),
         ("[augmentation]\nflip = -0.1", r"augmentation\.flip"),
         ("[optimizer]\nlearning_rate = nan", r"optimizer\.learning_rate"),
+        ("[optimizer]\nlayer_decay = 0", r"optimizer\.layer_decay"),
+        ("[optimizer]\nlayer_decay = 1.1", r"optimizer\.layer_decay"),
+        ("freeze = -1", "freeze"),
+        ("freeze = true", "freeze: must be a list of parts"),
+        (
+            'freeze = "stem"',
+            r"""must be a list of parts such as \["stem", "stage1"\], or how many; got 'stem'""",
+        ),
+        ("ema_decay = 1", "ema_decay"),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -75,6 +84,12 @@ def test_options_belong_to_their_head() -> None:
         ({"partitions": {"smapled": {}}}, r"partitions\.smapled is unknown; known partitions: dense"),
         ({"heads": {"cosface": {}}}, r"heads\.cosface is unknown; known heads: softmax"),
         ({"reset_head": True}, "reset_head needs start_from"),
+        ({"freeze": 1}, "freeze needs start_from: without it the parts that stay as they are would be random"),
+        ({"freeze_epochs": 1}, "freeze_epochs needs freeze"),
+        (
+            {"freeze": 1, "start_from": "x", "freeze_epochs": 3, "epochs": 3},
+            r"must be below epochs \(3\), got 3; leave",
+        ),
     ],
 )
 def test_what_would_be_ignored_is_refused(values: dict[str, Any], message: str) -> None:

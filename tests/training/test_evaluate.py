@@ -18,18 +18,13 @@ from facemargin.errors import CalibrationError, DataError
 from facemargin.metrics import all_pairs, eer, kfold_accuracy, tar_at_far
 from facemargin.preprocessing import Detector, encode_png
 from training.align import align_folder
+from training.all_pairs import embed_people, evaluate_all_pairs
+from training.calibration import calibrate_bundle
 from training.data.lfw_open import lfw_open
 from training.data.pairs import Pairs, read_pairs
-from training.evaluate import (
-    calibrate_bundle,
-    embed_people,
-    evaluate_all_pairs,
-    evaluate_bundle,
-    evaluate_pairs,
-    load_validation,
-    validate_pairs,
-)
+from training.evaluate import evaluate_bundle, evaluate_pairs
 from training.evaluation_report import AllPairsReport, EvaluationReport, short_rate
+from training.validation_set import load_validation, validate_pairs
 
 PEOPLE, PHOTOS = 30, 4
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from facemargin.backbones import make_backbone
+from facemargin.backbones import BACKBONES, make_backbone
 from facemargin.heads import HEADS, make_head
 from facemargin.partitions import Sampled
 from training.config import OptimizerConfig, ScheduleConfig
@@ -46,6 +46,38 @@ def test_every_parameter_is_optimised_once_and_norms_do_not_decay(optimizer_name
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert {rates[id(p)] for p in head.parameters()} == {0.2}
     assert {rates[id(p)] for p in backbone.parameters()} == {0.1}
+
+
+@pytest.mark.parametrize("optimizer_name", ["sgd", "adamw"])
+@pytest.mark.parametrize("backbone_name", BACKBONES)
+def test_each_part_learns_at_its_own_rate(backbone_name: str, optimizer_name: str) -> None:
+    backbone = make_backbone(backbone_name, embedding_dim=8, width=0.0625, input_size=(32, 32))
+    head = make_head("am-softmax", embedding_dim=8, num_classes=5)
+    config = OptimizerConfig(name=optimizer_name, learning_rate=0.2, head_learning_rate_ratio=3, layer_decay=0.5)
+    optimizer = make_optimizer(backbone, head, config)
+    grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for module in (backbone, head) for p in module.parameters())
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    expected = 0.2
+    for part in reversed(backbone.parts().values()):
+        assert all(rates[id(p)] == pytest.approx(expected) for p in part.parameters())
+        expected *= 0.5
+    assert all(rates[id(p)] == pytest.approx(0.6) for p in head.parameters())
+    assert all((decays[id(p)] > 0) == (p.ndim > 1) for p in backbone.parameters())
+
+
+def test_layer_rates_of_a_known_network_by_hand() -> None:
+    backbone = make_backbone("iresnet18", embedding_dim=8, width=0.0625, input_size=(32, 32))
+    head = make_head("am-softmax", embedding_dim=8, num_classes=5)
+    optimizer = make_optimizer(backbone, head, OptimizerConfig(learning_rate=1.0, layer_decay=0.5))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    by_name = {name: rates[id(parameter)] for name, parameter in backbone.named_parameters()}
+    assert by_name["stem.0.weight"] == 1 / 32
+    assert [by_name[f"stages.{unit}.body.1.weight"] for unit in range(8)] == [
+        1 / 16, 1 / 16, 1 / 8, 1 / 8, 1 / 4, 1 / 4, 1 / 2, 1 / 2,
+    ]  # fmt: skip
+    assert by_name["projection.weight"] == by_name["embedding_norm.bias"] == 1
 
 
 @pytest.mark.parametrize("optimizer_name", ["sgd", "adamw"])

@@ -13,8 +13,8 @@ from facemargin.embedder import Embedder
 from facemargin.preprocessing import PRESETS, TEMPLATES, Detector, Face, Preprocessing, align, decode, encode_png
 from training.align import align_folder
 from training.config import AugmentationConfig
-from training.data.folder import label_people
 from training.data.loader import BatchPlan, make_loader
+from training.data.sources import label_people
 
 NO_AUGMENTATION = AugmentationConfig(
     flip=0,
@@ -45,8 +45,8 @@ def training_batch(root: Path, preprocessing: Preprocessing) -> np.ndarray:
         workers=0,
         pin_memory=False,
     )
-    batch, _ = next(iter(loader))
-    return np.asarray(batch.numpy()[np.argsort(plan.order(0))])
+    crops = next(iter(loader)).crops
+    return np.asarray(crops.numpy()[np.argsort(plan.order(0))])
 
 
 @pytest.mark.parametrize("name", PREPROCESSINGS)

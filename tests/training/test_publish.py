@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,9 @@ from facemargin.bundle import load_bundle
 from facemargin.embedder import Embedder
 from facemargin.errors import BundleError, CheckpointError
 from facemargin.preprocessing import read_image
+from training.averaging import averaged_weights
+from training.checkpoint import load_checkpoint
+from training.cli import export
 from training.config import TrainConfig
 from training.publish import publish
 from training.trainer import restore_model, train
@@ -46,11 +51,40 @@ def test_the_manifest_tells_head_backbone_and_data(run: Path, tmp_path: Path) ->
     assert manifest.preprocessing.size == (32, 32)
 
 
+@pytest.mark.parametrize("average", [True, False])
+def test_the_average_is_exported_unless_told(
+    tiny_config: Callable[..., TrainConfig], tmp_path: Path, average: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("training.publish.export_bundle", lambda model, *_, **fields: given.update(fields, model=model))
+    config = tiny_config(epochs=1, ema_decay=0.9)
+    state = load_checkpoint(train(config, console=QUIET).checkpoint).state
+    publish(config.output, tmp_path / "bundle", average=average)
+    expected = averaged_weights(state["average"]) if average else state["backbone"]
+    assert all(torch.equal(value, expected[name]) for name, value in given["model"].state_dict().items())
+    assert ("averaged with decay 0.9" in given["card"]) == average
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_the_command_takes_the_last_steps_weights_on_request(
+    tmp_path: Path, flag: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def answer(*_: Path, **options: Any) -> SimpleNamespace:
+        asked.update(options)
+        return SimpleNamespace(path=tmp_path, manifest=SimpleNamespace(name="x"), model_id="0")
+
+    monkeypatch.setattr("training.publish.publish", answer)
+    export(tmp_path, tmp_path, no_average=flag)
+    assert asked["average"] is not flag
+
+
 def test_parity_needs_crops(run: Path, tmp_path: Path, other_people: Path) -> None:
     backbone, resolved, checkpoint = restore_model(run)
     gone = resolved.model_copy(update={"data": resolved.data.model_copy(update={"folders": (tmp_path / "gone",)})})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.publish.restore_model", lambda _: (backbone, gone, checkpoint))
+        patch.setattr("training.publish.restore_model", lambda _, average: (backbone, gone, checkpoint))
         with pytest.raises(CheckpointError, match="pass --crops DIR"):
             publish(run, tmp_path / "bundle")
         assert not (tmp_path / "bundle").exists()

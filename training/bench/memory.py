@@ -8,13 +8,25 @@ from pathlib import Path
 def peak_extra_bytes(run: Callable[[], None]) -> int | None:
     """Peak resident memory of a call beyond what was resident before it; None where the system does not tell."""
     gc.collect()
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
-    except OSError:
+    if not reset_peak():
         return None
     before = _status_bytes("VmRSS")
     run()
     return _status_bytes("VmHWM") - before
+
+
+def reset_peak() -> bool:
+    """Start the high-water mark anew from what is resident now; False where the system does not allow it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def peak_bytes() -> int | None:
+    """Peak resident memory of the process since the mark was last reset; None where the system does not tell."""
+    return _status_bytes("VmHWM") if Path("/proc/self/status").exists() else None
 
 
 def _status_bytes(field: str) -> int:

@@ -1,8 +1,10 @@
 """Comparing loss heads."""
 
+import shlex
+import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +20,9 @@ from training.cli.options import (
     print_table,
     resolve_config,
 )
+
+if TYPE_CHECKING:
+    from training.compare import Outcome
 
 
 class MnistRecipe(StrEnum):
@@ -42,6 +47,10 @@ def compare(
     output: Annotated[Path | None, typer.Option(help="Folder of the comparison; one folder a run inside.")] = None,
     epochs: Epochs = None,
     workers: Workers = None,
+    report_only: Annotated[
+        bool,
+        typer.Option("--report-only", help="Make the report of --output anew from its finished runs; train nothing."),
+    ] = False,
     recipe: Annotated[
         MnistRecipe | None,
         typer.Option(help="Instead of faces: the papers' MNIST table, or their picture of embeddings in a plane."),
@@ -55,7 +64,13 @@ def compare(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train and test several heads under one recipe, one after the other; resumes what was interrupted."""
+    """Train and test several heads under one recipe, one after the other, and report; resumes what was interrupted."""
+    if report_only:
+        _report_only(
+            output, as_json, config=config, heads=heads, partitions=partitions, data=data, pairs=pairs, epochs=epochs,
+            workers=workers, recipe=recipe, steps=steps, full=full,
+        )  # fmt: skip
+        return
     numbers = _numbers("--seeds", seeds)
     if recipe is not None:
         _refuse_with_recipe(config=config, partitions=partitions, pairs=pairs, epochs=epochs, workers=workers)
@@ -69,18 +84,45 @@ def compare(
     from facemargin.heads import HEADS
     from facemargin.partitions import PARTITIONS
     from training.compare import compare as run
-    from training.compare import results_table
 
     names = list(HEADS) if heads in (None, "all") else [name.strip() for name in heads.split(",")]
     ways = list(PARTITIONS) if partitions == "all" else (partitions or resolved.partition).split(",")
-    results = run(resolved, names, numbers, partitions=[name.strip() for name in ways])
+    _print_outcome(
+        run(resolved, names, numbers, partitions=[name.strip() for name in ways], command=_called()), as_json
+    )
+
+
+def _called() -> str:
+    """The command as it was typed."""
+    return shlex.join(["facemargin", *sys.argv[1:]])
+
+
+def _report_only(output: Path | None, as_json: bool, **others: Any) -> None:
+    given = [f"--{name}" for name, value in others.items() if value is not None]
+    if output is None or given:
+        raise ConfigError(f"--report-only takes --output DIR alone{', not ' + ', '.join(given) if given else ''}")
+    from training.compare import report_again
+
+    _print_outcome(report_again(output), as_json)
+
+
+def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
+    """The runs; exit code 130 after an interruption, 1 where a run failed."""
+    from training.report.results import brief
+    from training.report.write import results_table
+
     if as_json:
-        skipped = {"test": {"similarity", "same", "fold"}}
-        print_json([result.model_dump(mode="json", exclude=skipped) for result in results])
+        print_json([brief(run) for run in outcome.runs])
     else:
-        print_table(results_table(results))
-    if len(results) < len(names) * len(ways) * len(numbers):
+        print_table(results_table(outcome.runs))
+        if outcome.report is not None:
+            typer.echo(f"report: {outcome.report}")
+    for run in outcome.failed:
+        typer.echo(f"{run.head}, {run.partition}, seed {run.seed} has no result: {run.failure}; {run.advice}", err=True)
+    if not outcome.finished:
         raise typer.Exit(130)
+    if outcome.failed:
+        raise typer.Exit(1)
 
 
 def _numbers(option: str, text: str) -> list[int]:
@@ -112,7 +154,7 @@ def _compare_digits(
     from training.mnist import RECIPES, results_table, run_recipe
 
     names = None if heads in (None, "all") else [name.strip() for name in heads.split(",")]
-    results = run_recipe(recipe.value, names, seeds, data[0], output, full=full, steps=steps)
+    results = run_recipe(recipe.value, names, seeds, data[0], output, full=full, steps=steps, command=_called())
     if as_json:
         print_json([result.model_dump(mode="json") for result in results])
     else:

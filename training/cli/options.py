@@ -24,7 +24,8 @@ ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="TOML file with the run's settings (docs/training.md).")
 ]
 Folders = Annotated[
-    list[Path] | None, typer.Option("--data", help="Image folder, one folder a person; may be given several times.")
+    list[Path] | None,
+    typer.Option("--data", help="Image folder, or a data set in another format; may be given several times."),
 ]
 PairsFile = Annotated[Path | None, typer.Option("--pairs", help="LFW's pairs.txt, for protocol lfw-open.")]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training images.")]

@@ -41,11 +41,22 @@ def train(
         bool, typer.Option("--resume", help="Go on from the newest checkpoint in the output folder.")
     ] = False,
     start_from: Annotated[
-        Path | None, typer.Option(help="Run or checkpoint whose weights a new run starts with.")
+        Path | None, typer.Option(help="Run, checkpoint or bundle whose weights a new run starts with.")
     ] = None,
     reset_head: Annotated[
         bool, typer.Option("--reset-head", help="Of --start-from take the backbone alone: for other people.")
     ] = False,
+    freeze: Annotated[
+        str | None,
+        typer.Option(help="Parts of the backbone to keep as they are: names such as stem,stage1, or how many."),
+    ] = None,
+    freeze_epochs: Annotated[int | None, typer.Option(help="Epochs after which frozen parts train as well.")] = None,
+    layer_decay: Annotated[
+        float | None, typer.Option(help="Factor of the learning rate from each part to the one before it, up to 1.")
+    ] = None,
+    ema_decay: Annotated[
+        float | None, typer.Option(help="Keep a moving average of the weights; validate and export that.")
+    ] = None,
     backbone: Annotated[str | None, typer.Option(help="iresnet18/34/50/100, mobilefacenet or sphereface20.")] = None,
     epochs: Epochs = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
@@ -54,14 +65,19 @@ def train(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")] = None,
     workers: Workers = None,
+    on_bad_image: Annotated[
+        str | None, typer.Option(help="A picture that cannot be read: fail ends the run, skip leaves it out.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a face embedding under a loss head; flags win over the config file."""
     resolved = resolve_config(
         config, resume, head=head, partition=partition, start_from=start_from, reset_head=reset_head or None,
-        data__folders=data, output=output, seed=seed, backbone__name=backbone, epochs=epochs,
-        batch_size=batch_size, optimizer__learning_rate=learning_rate, data__pairs=pairs, device=device,
-        precision=precision, data__workers=workers,
+        freeze=None if freeze is None else parts_of(freeze), freeze_epochs=freeze_epochs,
+        optimizer__layer_decay=layer_decay, ema_decay=ema_decay, data__folders=data, output=output, seed=seed,
+        backbone__name=backbone, epochs=epochs, batch_size=batch_size, optimizer__learning_rate=learning_rate,
+        data__pairs=pairs, device=device, precision=precision, data__workers=workers,
+        data__on_bad_image=on_bad_image,
     )  # fmt: skip
     from training.trainer import train as run
 
@@ -71,13 +87,14 @@ def train(
         fields = ("step", "finished", "loss", "people", "images", "hardware", "precision")
         content = {name: getattr(result, name) for name in fields}
         print_json(
-            content | {"checkpoint": str(result.checkpoint), "minutes": result.history.seconds / 60, "validation": last}
+            content
+            | {"checkpoint": str(result.checkpoint), "minutes": result.history.seconds / 60, "validation": last}
+            | {"unreadable": result.history.unreadable}
         )
     else:
         minutes = result.history.seconds / 60
-        typer.echo(
-            f"{result.step:,} steps in {minutes:.1f} min, loss {result.loss:.4f}; checkpoint {result.checkpoint}"
-        )
+        loss = "none" if result.loss is None else f"{result.loss:.4f}"
+        typer.echo(f"{result.step:,} steps in {minutes:.1f} min, loss {loss}; checkpoint {result.checkpoint}")
         if result.finished:
             typer.echo(f"next: facemargin export --run {resolved.output} --output BUNDLE")
     if not result.finished:
@@ -90,6 +107,9 @@ def export(
     crops: Annotated[
         Path | None, typer.Option(help="Folder of aligned crops for the parity check; the training images by default.")
     ] = None,
+    no_average: Annotated[
+        bool, typer.Option("--no-average", help="Take the last step's weights where the run kept an average.")
+    ] = False,
     name: Annotated[str, typer.Option(help="Name in the manifest.")] = "",
     licence: Annotated[str, typer.Option(help="Licence of the weights, such as an SPDX identifier.")] = "",
     flip_sum: Annotated[
@@ -102,10 +122,16 @@ def export(
     from training.publish import publish
 
     bundle = publish(
-        run, output, crops=crops, name=name, licence=licence, flip_sum=flip_sum, overwrite=overwrite
+        run, output, crops=crops, average=not no_average, name=name, licence=licence, flip_sum=flip_sum,
+        overwrite=overwrite,
     )  # fmt: skip
     if as_json:
         print_json({"bundle": str(bundle.path), "model_id": bundle.model_id, "name": bundle.manifest.name})
     else:
         typer.echo(f"{bundle.path}: {bundle.manifest.name}, model {bundle.model_id}")
         typer.echo(f"next: facemargin calibrate --bundle {bundle.path} --images DIR")
+
+
+def parts_of(text: str) -> int | list[str]:
+    """``--freeze``: a number, or names between commas."""
+    return int(text) if text.isdigit() else [name.strip() for name in text.split(",") if name.strip()]

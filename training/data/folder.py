@@ -1,20 +1,23 @@
 """Image folders: one folder a person, any accepted picture format inside."""
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
 
 from facemargin.errors import DataError
 from facemargin.preprocessing import IMAGE_SUFFIXES
-from training.data.pictures import LabelledImages, Picture
+
+
+def image_names(person: Path) -> list[str]:
+    """Names of the picture files of one person's folder, sorted."""
+    return sorted(
+        name for name in os.listdir(person) if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    )
 
 
 def images_of(person: Path) -> list[Path]:
     """The picture files of one person's folder, sorted by name."""
-    return sorted(
-        path for path in person.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
+    return [person / name for name in image_names(person)]
 
 
 def person_folders(root: Path) -> list[Path]:
@@ -35,6 +38,20 @@ def people_of(root: Path) -> dict[str, list[Path]]:
         DataError: the folder is missing, has no people, or has a person without a single picture.
     """
     people = {person.name: images_of(person) for person in person_folders(root)}
+    require_pictures(root, {name: len(images) for name, images in people.items()})
+    return people
+
+
+def require_pictures(root: Path, people: Mapping[str, int]) -> None:
+    """Check that there are people, and that everyone has a picture.
+
+    Args:
+        root: the image folder.
+        people: number of pictures by name.
+
+    Raises:
+        DataError: nobody, or a person without a picture.
+    """
     if not people:
         raise DataError(f"{root} has no folders; expected one folder a person with pictures inside")
     empty = [name for name, images in people.items() if not images]
@@ -44,35 +61,3 @@ def people_of(root: Path) -> dict[str, list[Path]]:
             f"{len(empty)} of {len(people)} people in {root} have no picture: {shown}; "
             f"remove the empty folders or add pictures ({', '.join(sorted(IMAGE_SUFFIXES))})"
         )
-    return people
-
-
-def label_people(folders: Sequence[Path], *, only: Iterable[str] | None = None, min_images: int = 1) -> LabelledImages:
-    """Give every person of some folders a class.
-
-    Args:
-        folders: image folders; people of different folders are different people even under one name.
-        only: names of the people kept from the first folder (the others keep everyone); None keeps all.
-        min_images: people with fewer pictures are left out.
-
-    Raises:
-        DataError: an unusable folder, or nobody left.
-    """
-    kept = None if only is None else frozenset(only)
-    pictures: list[Picture] = []
-    labels: list[int] = []
-    people: list[str] = []
-    left_out = 0
-    for position, folder in enumerate(folders):
-        for name, images in people_of(folder).items():
-            if position == 0 and kept is not None and name not in kept:
-                continue
-            if len(images) < min_images:
-                left_out += 1
-                continue
-            pictures += [Picture.of_file(path) for path in images]
-            labels += [len(people)] * len(images)
-            people.append(f"{folder.name}/{name}")
-    if not people:
-        raise DataError(f"no people to train on in {', '.join(map(str, folders))} ({left_out} have too few images)")
-    return LabelledImages(tuple(pictures), np.array(labels, dtype=np.int64), tuple(people), left_out)

@@ -5,10 +5,12 @@ nothing but paths and numbers.
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +83,31 @@ class Picture:
             raise type(error)(f"{self}: {error}") from error
 
 
+class LazyPictures(Sequence[Picture], ABC):
+    """Pictures that are made when they are asked for: tens of millions of them are arrays, not objects."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """`Picture.name` of one of them, 0 ≤ index < len, without touching its file."""
+
+    @abstractmethod
+    def picture(self, index: int) -> Picture:
+        """One of them, 0 ≤ index < len.
+
+        Raises:
+            DataError: the place where it should lie holds something else.
+        """
+
+    @overload
+    def __getitem__(self, index: int) -> Picture: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Picture]: ...
+    def __getitem__(self, index: int | slice) -> Picture | list[Picture]:
+        """One picture, or a list of them for a slice."""
+        rows = range(len(self))[index]
+        return self.picture(rows) if isinstance(rows, int) else [self.picture(row) for row in rows]
+
+
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
     """Training images with their class labels.
@@ -101,11 +128,19 @@ class LabelledImages:
         """Images of each person, in the order of the classes."""
         return [int(count) for count in np.bincount(self.labels, minlength=len(self.people))]
 
+    def picture_name(self, index: int) -> str:
+        """What the data set calls a picture, without touching its file."""
+        return self.pictures.name(index) if isinstance(self.pictures, LazyPictures) else self.pictures[index].name
+
     def fingerprint(self) -> str:
         """SHA-256 over people, names of pictures and labels: equal for equal training sets wherever they lie."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:  # every checkpoint asks for it
         digest = hashlib.sha256()
         for name in self.people:
             digest.update(f"{name}\n".encode())
-        for picture, label in zip(self.pictures, self.labels, strict=True):
-            digest.update(f"{label}\t{picture.name}\n".encode())
+        for index, label in enumerate(self.labels):
+            digest.update(f"{label}\t{self.picture_name(index)}\n".encode())
         return digest.hexdigest()

@@ -15,9 +15,10 @@ from facemargin.embedder import Embedder
 from facemargin.errors import CalibrationError, FacemarginError
 from facemargin.metrics import all_pairs, auc, eer
 from facemargin.preprocessing import read_image
+from training.all_pairs import embed_people, evaluate_all_pairs
+from training.calibration import calibrate_bundle
 from training.config import TrainConfig, load_config
 from training.demo.people import People, Sizes
-from training.evaluate import calibrate_bundle, embed_people, evaluate_all_pairs
 from training.export import export_bundle
 from training.publish import without_class_counts
 from training.trainer import TrainResult, data_record, restore_model, train, training_images

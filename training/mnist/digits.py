@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemargin.errors import DataError
-from training.mnist.idx import read_idx
+from training.data.idx import read_idx
 
 SIDE = 28
 CLASSES = 10

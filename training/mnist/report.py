@@ -1,6 +1,5 @@
 """The results of an MNIST recipe: one record a run, and the tables over seeds for terminal, Markdown, CSV and JSON."""
 
-import csv
 import json
 import math
 import statistics
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
 from training.mnist.recipe import PUBLISHED_ERROR
+from training.report.files import as_csv, write_whole
 
 _PUBLISHED = "published %"
 _COLUMNS = ("head", "seeds", "error %", "lowest–highest", _PUBLISHED, "angle to own centre °", "loss", "seconds")
@@ -57,7 +57,7 @@ class MnistResult(BaseModel):
 def results_table(results: Sequence[MnistResult]) -> Table:
     """A row a head, over its seeds, for a terminal."""
     table = Table(title=title(results), title_justify="left")
-    columns, *rows = _lines(results)
+    columns, *rows = table_lines(results)
     for column in columns:
         table.add_column(column, justify="left" if column == "head" else "right")
     for row in rows:
@@ -67,7 +67,7 @@ def results_table(results: Sequence[MnistResult]) -> Table:
 
 def results_markdown(results: Sequence[MnistResult]) -> str:
     """The same as a Markdown table."""
-    columns, *rows = _lines(results)
+    columns, *rows = table_lines(results)
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
@@ -87,20 +87,10 @@ def write_results(results: Sequence[MnistResult], output: Path) -> None:
     rows = [json.loads(result.model_dump_json()) for result in results]
     write_whole(output / "results.json", json.dumps(rows, indent=1))
     write_whole(output / "results.md", f"{title(results)}\n\n{results_markdown(results)}")
-    partial = output / "results.csv.partial"
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(_lines(results))
-    partial.replace(output / "results.csv")
+    write_whole(output / "results.csv", as_csv(table_lines(results)))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there with all of its text or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def _lines(results: Sequence[MnistResult]) -> list[list[str]]:
+def table_lines(results: Sequence[MnistResult]) -> list[list[str]]:
     """The column names and a row a head; without the published figures where the recipe has none."""
     heads = dict.fromkeys(result.head for result in results)
     lines = [list(_COLUMNS), *(_row([result for result in results if result.head == head]) for head in heads)]

@@ -14,10 +14,13 @@ from facemargin.errors import CheckpointError, DataError
 from training.hardware import choose_device, describe_hardware
 from training.mnist.digits import Digits, Mnist, read_mnist
 from training.mnist.loop import Measured, Trained, batch_plan, measure_digits, train_digits
+from training.mnist.page import mnist_page
 from training.mnist.picture import Plane, plot_planes
 from training.mnist.recipe import HeadChoice, Recipe, find_recipe, parse_head
-from training.mnist.report import MnistResult, title, write_results, write_whole
+from training.mnist.report import MnistResult, title, write_results
 from training.progress import TrainingProgress
+from training.report.files import write_whole
+from training.report.page import render
 
 _FILES = ("result.json", "plane.npz")
 
@@ -32,9 +35,10 @@ def run_recipe(
     full: bool | None = None,
     steps: int | None = None,
     held_out: bool = False,
+    command: str = "",
     console: Console | None = None,
 ) -> list[MnistResult]:
-    """Run every head with every seed and write ``results.json``, ``results.csv``, ``results.md`` and the picture.
+    """Run every head with every seed and write ``results.json``, ``results.csv``, ``results.md`` and ``report.html``.
 
     Args:
         name: ``mnist`` or ``mnist-2d``; the latter also draws ``features.png``, a panel a head, of the first seed.
@@ -46,6 +50,7 @@ def run_recipe(
         steps: another length of the runs; the schedules keep their shape.
         held_out: measure on the last 5,000 training images, not learned from, instead of the test images. Whoever
             chooses anything does it so.
+        command: as it was called, for the report.
         console: for progress; stderr by default.
 
     Returns:
@@ -73,12 +78,12 @@ def run_recipe(
                 result = _one(recipe, choice, seed, mnist, folder, device, held_out, console)
             except KeyboardInterrupt:
                 console.print("interrupted; the same command goes on with the run that is not done", highlight=False)
-                return results
+                return _reported(results, mnist.test, output, command)
             results.append(result)
             write_results(results, output)
             if recipe.embedding_dim == 2 and seed == seeds[0]:
-                _draw(results, mnist.test, output)
-    return results
+                plot_planes(_planes(results, mnist.test, output), output / "features.png", title=title(results))
+    return _reported(results, mnist.test, output, command)
 
 
 def _one(
@@ -152,7 +157,16 @@ def _save_plane(path: Path, trained: Trained, measured: Measured) -> None:
     partial.replace(path)
 
 
-def _draw(results: Sequence[MnistResult], test: Digits, output: Path) -> None:
+def _reported(results: list[MnistResult], test: Digits, output: Path, command: str) -> list[MnistResult]:
+    """The results, after their page is written."""
+    if results:
+        planes = _planes(results, test, output) if results[0].settings["embedding_dim"] == 2 else {}
+        write_whole(output / "report.html", render(mnist_page(results, planes, command=command)))
+    return results
+
+
+def _planes(results: Sequence[MnistResult], test: Digits, output: Path) -> dict[str, Plane]:
+    """Embeddings of the first seed of each head."""
     planes = {}
     for result in results:
         if result.seed == results[0].seed:
@@ -164,4 +178,4 @@ def _draw(results: Sequence[MnistResult], test: Digits, output: Path) -> None:
                 raise DataError(f"{path} cannot be read: {error}; delete its folder to run it again") from error
             note = f"error {result.error:.1%}, own centre {math.degrees(result.mean_angle_rad):.0f}°"
             planes[result.head] = Plane(embeddings, test.labels, rows, note)
-    plot_planes(planes, output / "features.png", title=title(results))
+    return planes

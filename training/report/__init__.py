@@ -1,1 +1,1 @@
-"""The report of a comparison: what a run leaves, the statistics over runs, and one HTML page that needs nothing else."""
+"""The report of a comparison: what a run leaves, the statistics over runs, and one self-contained HTML page."""

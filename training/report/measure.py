@@ -17,11 +17,12 @@ from training.config import EvaluationConfig, TrainConfig
 from training.crops import Embed, crop_reader, embed_pictures
 from training.data.pairs import format_folds, parse_folds, read_pairs
 from training.data.pictures import LabelledImages
-from training.evaluate import load_validation, pair_similarities
 from training.hardware import choose_device
+from training.pair_scores import pair_similarities
 from training.report.results import CentreAngles, PairPeople, Variant, VariantScores, rounded
 from training.trainer import restore_model
 from training.validation import network_embedder
+from training.validation_set import load_validation
 
 SAMPLE_IMAGES = 2000
 SAMPLE_IMAGES_A_PERSON = 8

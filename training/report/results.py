@@ -2,6 +2,7 @@
 diverged. Either is all that the report needs of it.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -210,16 +211,6 @@ class FailedRun(BaseModel):
 
 Run = HeadResult | FailedRun
 
-BULK = {
-    "test": {"similarity", "same", "fold"},
-    "people": True,
-    "variants": True,
-    "angles": True,
-    "curve": True,
-    "recipe": True,
-}
-"""Fields of a `HeadResult` with a number a pair or an image, for pydantic's ``exclude``."""
-
 
 def save(record: BaseModel, path: Path) -> None:
     """Write a result or failure; the file is whole or not there."""
@@ -248,7 +239,7 @@ def read_curve(trace: Path) -> LossCurve | None:
         lines = trace.read_text(encoding="utf-8").splitlines()[1:]
     except FileNotFoundError:
         return None
-    values = [line.split(",") for line in lines if line.count(",") == 1]
+    values = [line.split(",") for line in lines if re.fullmatch(r"[^,]+,[^,]+", line)]  # a skipped step has no loss
     if not values:
         return None
     steps, losses = (np.array(column, dtype=np.float64) for column in zip(*values, strict=True))
@@ -268,3 +259,12 @@ def rounded(values: ArrayLike) -> tuple[float, ...]:
 def finished(runs: Sequence[Run]) -> list[HeadResult]:
     """The runs that have a result."""
     return [run for run in runs if isinstance(run, HeadResult)]
+
+
+def brief(run: Run) -> dict[str, Any]:
+    """A run as JSON values, without what has a number a pair or an image, and without the recipe."""
+    bulk = ("people", "variants", "angles", "curve", "recipe")
+    record = {key: value for key, value in run.model_dump(mode="json").items() if key not in bulk}
+    if isinstance(run, HeadResult):
+        record["test"] = run.test.model_dump(mode="json", exclude={"similarity", "same", "fold"})
+    return record

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,7 +27,8 @@ from training.report.results import HeadResult, PairPeople
 
 QUOTED_FARS = (1e-1, 1e-2)
 _RESAMPLES = 1000
-_MOST_RESAMPLES = 20_000  # some 240 MB of weights on 3,000 pairs
+_FOLD_OF_NEEDED = 5  # with the bare minimum a difference is shown only where every single resample agrees
+_MOST_RESAMPLES = 20_000  # some 240 MB of weights on 3,000 pairs; enough for 32 rows
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Row:
     """One head with one partition over its seeds; figures of the test pairs with 95 % intervals over people and seeds.
 
     Attributes:
-        name: of the row; the head, and the partition where there are several.
+        name: of the row: head, partition or both.
         runs: one a seed.
         accuracy: mean over the seeds.
         accuracy_std: sample standard deviation of accuracy between the seeds; None for one seed.
@@ -79,6 +80,7 @@ class Summary:
     """Everything that is computed from the runs of a comparison.
 
     Attributes:
+        kind: what differs between the rows; see `row_kind`.
         rows: in the order of the runs.
         best: name of the row of highest accuracy.
         differences: of accuracy between every two rows, Holm-corrected; empty for one row.
@@ -88,6 +90,7 @@ class Summary:
         over_seeds: whether the intervals hold the noise between seeds.
     """
 
+    kind: str
     rows: tuple[Row, ...]
     best: str
     differences: tuple[Comparison, ...]
@@ -111,42 +114,49 @@ def summarise(results: Sequence[HeadResult]) -> Summary:
     """
     grouped = named_rows(results)
     people = _tested_alike(results)
-    over_seeds = any(len(runs) > 1 for runs in grouped.values())
-    resamples = _RESAMPLES if over_seeds or len(grouped) < 2 else max(_RESAMPLES, resamples_needed(len(grouped)))
-    not_compared = ""
-    if resamples > _MOST_RESAMPLES:
-        resamples = _RESAMPLES
-        not_compared = f"{len(grouped)} rows of one seed each are too many to compare; run several seeds"
+    over_seeds = seed_noise(_accuracies(grouped, np.ones((1, len(people.first))))).variance > 0
+    resamples, not_compared = _resamples(len(grouped), over_seeds)
     weights = _weights(people, resamples)
-    scores = _scores(grouped, weights)
+    accuracy = _accuracies(grouped, weights)
+    tar = [_scored(grouped, tar_statistic(far), weights[:_RESAMPLES]) for far in QUOTED_FARS]
+    error = _scored(grouped, eer_statistic, weights[:_RESAMPLES])
     compared = len(grouped) > 1 and not not_compared
-    differences = compare_all(scores.accuracy) if compared else ()
-    best = max(scores.accuracy, key=lambda model: model.value).name
+    differences = compare_all(accuracy) if compared else ()
+    best = max(accuracy, key=lambda model: model.value).name
     rows = []
     for k, (name, runs) in enumerate(grouped.items()):
-        found = scores.accuracy[k]
+        found = accuracy[k]
         rows.append(
             Row(
                 name=name,
                 runs=tuple(runs),
-                accuracy=model_interval(found, seed_noise(scores.accuracy)),
+                accuracy=model_interval(found, seed_noise(accuracy)),
                 accuracy_std=float(np.std(found.per_seed, ddof=1)) if len(runs) > 1 else None,
-                tar=tuple(model_interval(tar[k], seed_noise(tar)) for tar in scores.tar),
-                eer=model_interval(scores.eer[k], seed_noise(scores.eer)),
+                tar=tuple(model_interval(models[k], seed_noise(models)) for models in tar),
+                eer=model_interval(error[k], seed_noise(error)),
                 against_best=next((d for d in differences if {d.first, d.second} == {name, best} != {best}), None),
             )
         )
-    return Summary(tuple(rows), best, differences, not_compared, gains(grouped), resamples, over_seeds)
+    return Summary(
+        row_kind(results), tuple(rows), best, differences, not_compared, gains(grouped), resamples, over_seeds
+    )
 
 
 def named_rows(results: Sequence[HeadResult]) -> dict[str, list[HeadResult]]:
-    """The runs by row, in the order in which they come."""
-    several = len({result.partition for result in results}) > 1
+    """The runs by row, in the order in which they come; a row is called by what differs between the rows."""
+    differing = row_kind(results).split(", ")
     grouped: dict[str, list[HeadResult]] = {}
     for result in results:
-        name = f"{result.head}, {result.partition}" if several else result.head
+        name = ", ".join(str(getattr(result, field)) for field in differing)
         grouped.setdefault(name, []).append(result)
     return grouped
+
+
+def row_kind(results: Sequence[HeadResult]) -> str:
+    """What differs between rows: "head", "partition" or "head, partition"."""
+    if len({result.partition for result in results}) == 1:
+        return "head"
+    return "partition" if len({result.head for result in results}) == 1 else "head, partition"
 
 
 def gains(grouped: dict[str, list[HeadResult]]) -> tuple[Gain, ...]:
@@ -172,12 +182,6 @@ def gains(grouped: dict[str, list[HeadResult]]) -> tuple[Gain, ...]:
         )
         for each in found
     )
-
-
-class _Scores(NamedTuple):
-    accuracy: list[ModelScores]
-    tar: list[list[ModelScores]]
-    eer: list[ModelScores]
 
 
 class _Compared(NamedTuple):
@@ -215,8 +219,8 @@ _OPTIONS: dict[str, _Similarities] = {"mirrored crop": _mirrored, "averaged weig
 
 def _with_and_without(runs: Sequence[HeadResult], option: str) -> tuple[ModelScores, ModelScores] | None:
     first = runs[0].variants
-    sides = [[_OPTIONS[option](run, on) for run in runs] for on in (False, True)]
-    if first is None or any(side is None for values in sides for side in values):
+    sides = [[scores for run in runs if (scores := _OPTIONS[option](run, on)) is not None] for on in (False, True)]
+    if first is None or any(len(values) < len(runs) for values in sides):
         return None
     statistic, weights = accuracy_statistic(first.group), _weights(first.people, _RESAMPLES)
     without, with_option = (
@@ -235,7 +239,7 @@ def _tested_alike(results: Sequence[HeadResult]) -> PairPeople:
                 f"{first.seed} on {first.test.protocol}; only runs tested on the same pairs can be compared"
             )
         if result.people is None or result.people != first.people:
-            raise DataError(f"the result of {result.head} seed {result.seed} does not say whose photographs its pairs are")
+            raise DataError(f"the result of {result.head} seed {result.seed} does not say whose its pairs are")
     return first.people or PairPeople(first=(), second=())
 
 
@@ -244,14 +248,25 @@ def _weights(people: PairPeople, resamples: int) -> NDArray[np.float32]:
     return people_weights(first, second, resamples=resamples)
 
 
-def _scores(grouped: dict[str, list[HeadResult]], weights: NDArray[np.float32]) -> _Scores:
+def _resamples(rows: int, over_seeds: bool) -> tuple[int, str]:
+    """How many resamples; and why nothing can be compared, where single seeds would take too many."""
+    if over_seeds or rows < 2:
+        return _RESAMPLES, ""
+    needed = resamples_needed(rows)
+    if needed > _MOST_RESAMPLES:
+        return _RESAMPLES, f"{rows} rows of one seed each are too many to compare; run several seeds"
+    return max(_RESAMPLES, min(_FOLD_OF_NEEDED * needed, _MOST_RESAMPLES)), ""
+
+
+def _accuracies(grouped: dict[str, list[HeadResult]], weights: NDArray[Any]) -> list[ModelScores]:
     test = next(iter(grouped.values()))[0].test
     group: ArrayLike = test.fold if len(test.folds) > 1 else halves(test.same)
+    return _scored(grouped, accuracy_statistic(group), weights)
 
-    def each(statistic: Statistic) -> list[ModelScores]:
-        return [
-            ModelScores.of(name, [r.test.similarity for r in runs], test.same, statistic=statistic, weights=weights)
-            for name, runs in grouped.items()
-        ]
 
-    return _Scores(each(accuracy_statistic(group)), [each(tar_statistic(far)) for far in QUOTED_FARS], each(eer_statistic))
+def _scored(grouped: dict[str, list[HeadResult]], statistic: Statistic, weights: NDArray[Any]) -> list[ModelScores]:
+    same = next(iter(grouped.values()))[0].test.same
+    return [
+        ModelScores.of(name, [run.test.similarity for run in runs], same, statistic=statistic, weights=weights)
+        for name, runs in grouped.items()
+    ]

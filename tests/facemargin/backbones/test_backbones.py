@@ -122,6 +122,38 @@ def test_a_wrong_argument_is_named(name: str, changes: dict[str, object], messag
         small(name, **changes)
 
 
+def test_each_parameter_and_layer_is_in_one_part(name: str) -> None:
+    model = small(name)
+    parts = list(model.parts().values())
+    layers = [layer for layer in model.modules() if not list(layer.children())]
+    found = [id(layer) for part in parts for layer in part.modules() if not list(layer.children())]
+    assert sorted(found) == sorted(map(id, layers))
+    assert sorted(id(p) for part in parts for p in part.parameters()) == sorted(map(id, model.parameters()))
+    assert model.state_dict().keys() == small(name).state_dict().keys()  # parts register nothing
+
+
+def test_parts_are_in_the_order_in_which_an_image_passes_them(name: str) -> None:
+    model, passed = small(name), []
+    for number, part in enumerate(model.parts().values()):
+        for layer in part.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.register_forward_hook(lambda *_, number=number: passed.append(number))
+    model(torch.randn(2, 3, 32, 32))
+    assert passed == sorted(passed)
+    assert set(passed) == set(range(len(model.parts())))
+
+
+def test_the_last_part_ends_with_the_projection(name: str) -> None:
+    parts = small(name).parts()
+    assert list(parts)[-1] == "embedding"
+    assert any(isinstance(layer, nn.Linear) for layer in parts["embedding"].modules())
+
+
+def test_an_iresnets_stages_are_its_papers() -> None:
+    counts = [len(list(part.children())) for part in small("iresnet34").parts().values()]
+    assert counts[1:5] == [3, 4, 6, 3]
+
+
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"iresnet18, .*sphereface20; got 'resnet'"):
         make_backbone("resnet")

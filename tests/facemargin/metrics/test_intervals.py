@@ -19,6 +19,7 @@ from facemargin.metrics import (
     tar_at_far,
     tar_statistic,
 )
+from facemargin.metrics.intervals import Statistic
 
 
 def protocol(seed: int, people: int = 60, pairs: int = 400) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
@@ -69,6 +70,48 @@ def test_weighted_accuracy_agrees_with_a_loop() -> None:
     assert_allclose(found, [np.mean(accuracies)])
 
 
+def test_a_weighted_fold_never_chooses_its_own_threshold() -> None:
+    """The set of `kfold_accuracy`'s test: a cheat has accuracy 1, whatever the weights; honest thresholds have ½."""
+    same, fold = np.tile([True, False], 100), np.repeat([0, 1, 2, 3], 50)
+    scores = fold + np.where(same, 0.1, -0.1)
+    weights = np.random.default_rng(0).integers(1, 4, (20, 100)).repeat(2, axis=1).astype(float)
+    assert_allclose(accuracy_statistic(fold)(scores, same, weights), 0.5)
+
+
+def test_the_weight_of_a_fold_never_moves_its_own_threshold() -> None:
+    """Of two folds each has the other's threshold, so that a fold's own total weight cannot matter: it cancels."""
+    scores, same, _, _ = protocol(5)
+    fold = np.arange(scores.size) // (scores.size // 2)
+    weights = np.random.default_rng(1).integers(0, 4, (30, scores.size)).astype(float)
+    statistic = accuracy_statistic(fold)
+    before = statistic(scores, same, weights)
+    for heavy in (0, 1):
+        assert_allclose(statistic(scores, same, np.where(fold == heavy, 1000 * weights, weights)), before)
+    assert np.ptp(before) > 0.02
+    only_one = [accuracy_at_other(scores, same, fold, w, tested=1) for w in weights]
+    only_zero = [accuracy_at_other(scores, same, fold, w, tested=0) for w in weights]
+    assert_allclose(before, np.mean([only_zero, only_one], axis=0))
+
+
+def accuracy_at_other(
+    scores: np.ndarray, same: np.ndarray, fold: np.ndarray, weights: np.ndarray, *, tested: int
+) -> float:
+    others = fold != tested
+    candidates = [*np.unique(scores[others]), np.inf]
+    right = [weights[others] @ ((scores[others] >= t) == same[others]) for t in candidates]
+    best = np.flatnonzero(right == np.max(right))
+    threshold = candidates[best[(best.size - 1) // 2]]
+    return float(np.average((scores >= threshold)[~others] == same[~others], weights=weights[~others]))
+
+
+def test_a_fold_without_weight_is_left_out_and_chooses_no_threshold() -> None:
+    scores, same, fold = np.array([0.9, 0.1, 0.8, 0.7]), np.array([True, False, True, False]), np.array([1, 1, 2, 2])
+    statistic = accuracy_statistic(fold)
+    assert statistic(scores, same, np.ones((1, 4)))[0] == 0.75  # fold 1 at .8: both right; fold 2 at .9: one
+    none = statistic(scores, same, np.array([[1.0, 1.0, 0.0, 0.0]]))  # fold 1 has nowhere to take a threshold from
+    assert np.isnan(none[0])
+
+
 def test_weights_of_a_resample() -> None:
     weights = people_weights(["a", "a", "b"], ["a", "b", "c"], resamples=500, seed=1)
     assert weights.shape == (500, 3)
@@ -90,20 +133,45 @@ def test_the_seed_decides() -> None:
     assert run(1) != run(2)
 
 
-def test_intervals_cover_the_truth_when_people_differ() -> None:
-    """Person effects make pairs dependent: resampling people must cover about 95 %, and here at least 88 %."""
-    truth = np.mean([auc(s[y], s[~y]) for s, y, _, _ in (protocol(1000 + k) for k in range(200))])
-    covered, widths, naive = 0, [], []
-    for k in range(100):
-        scores, same, first, second = protocol(k)
-        found = interval(auc_statistic, scores, same, people_weights(first, second, resamples=100, seed=k))
-        covered += found.low <= truth <= found.high
-        widths.append(found.high - found.low)
-        alone = [f"{n}" for n in range(scores.size)]  # as if every pair were of people of its own
-        other = interval(auc_statistic, scores, same, people_weights(alone, alone, resamples=100, seed=k))
-        naive.append(other.high - other.low)
-    assert covered >= 88
-    assert np.mean(widths) > 1.1 * np.mean(naive)
+def hard_people(seed: int, people: int, each: int) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
+    """Each person has `each` genuine and impostor pairs, and some people are harder than others in all of theirs."""
+    random = np.random.default_rng(seed)
+    hardness = random.normal(0, 0.15, people)
+    first = np.repeat(np.arange(people), 2 * each)
+    same = np.arange(first.size) % 2 == 0
+    second = np.where(same, first, (first + random.integers(1, people, first.size)) % people)
+    scores = random.normal(0.4 * same, 0.2) + hardness[first] * np.where(same, -1, 1)
+    return scores, same, [f"p{k}" for k in first], [f"p{k}" for k in second]
+
+
+def coverage(statistic: Statistic, draws: int) -> tuple[float, float]:
+    """How often the interval over people holds the truth, and the one over pairs."""
+    scores, same, _, _ = hard_people(10**6, 20_000, 4)
+    truth = statistic(scores, same, np.ones((1, scores.size)))[0]
+    held = np.zeros(2)
+    for seed in range(draws):
+        scores, same, first, second = hard_people(seed, 40, 8)
+        pairs = [f"{n}" for n in range(scores.size)]  # as if every pair were of people of its own
+        for k, sides in enumerate([(first, second), (pairs, pairs)]):
+            found = interval(statistic, scores, same, people_weights(*sides, resamples=200, seed=seed))
+            held[k] += found.low <= truth <= found.high
+    return tuple(held / draws)
+
+
+def test_intervals_over_people_hold_the_truth_where_those_over_pairs_do_not() -> None:
+    over_people, over_pairs = coverage(auc_statistic, 60)
+    assert over_people >= 0.88
+    assert over_pairs <= 0.75
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "statistic", [auc_statistic, eer_statistic, tar_statistic(0.1)], ids=["AUC", "EER", "TAR@FAR=0.1"]
+)
+def test_intervals_over_people_hold_the_truth_about_as_often_as_they_say(statistic: Statistic) -> None:
+    over_people, over_pairs = coverage(statistic, 500)
+    assert 0.92 <= over_people <= 0.985
+    assert over_pairs <= 0.75
 
 
 def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
@@ -133,11 +201,11 @@ def test_resamples_without_a_kind_are_left_out() -> None:
 
 def test_three_thousand_pairs_take_seconds() -> None:
     scores, same, first, second = protocol(0, people=2000, pairs=3000)
-    started = time.perf_counter()
+    started = time.process_time()
     weights = people_weights(first, second, resamples=1000)
     for statistic in (eer_statistic, auc_statistic, tar_statistic(0.01), accuracy_statistic(np.arange(3000) // 600)):
         interval(statistic, scores, same, weights)
-    assert time.perf_counter() - started < 20  # about 1 s on two cores; a loop over resamples takes minutes
+    assert time.process_time() - started < 20  # about 1 s on two cores; a loop over resamples takes minutes
 
 
 def test_wrong_input_is_named() -> None:
@@ -147,5 +215,9 @@ def test_wrong_input_is_named() -> None:
         people_weights(["a"], ["b"], resamples=0)
     with pytest.raises(ValueError, match=r"weights must have the shape \(resamples, 2\)"):
         interval(auc_statistic, [0.1, 0.2], [True, False], np.ones((3, 4)))
+    with pytest.raises(ValueError, match="at least 2 different folds"):
+        accuracy_statistic([1, 1, 1])
+    with pytest.raises(ValueError, match="fold must have the shape"):
+        interval(accuracy_statistic([1, 2, 3]), [0.1, 0.2], [True, False], np.ones((3, 2)))
     with pytest.raises(ValueError, match="level must be in"):
         interval(auc_statistic, [0.1, 0.2], [True, False], np.ones((3, 2)), level=1.0)

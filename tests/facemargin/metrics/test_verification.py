@@ -1,6 +1,7 @@
 """Verification metrics against slow loops, by hand, and under transformations that must not matter."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -117,6 +118,58 @@ def test_figures_by_hand() -> None:
     assert 0.4 < found.threshold < 0.4 + 1e-12
 
 
+def test_figures_by_hand_with_ties() -> None:
+    """Thresholds .1, .2, .5, .7, .9 and above accept 5, 4, 2, 1, 0, 0 of 5 impostors and miss 0, 0, 1, 1, 3, 4 of 4."""
+    genuine, impostor = [0.9, 0.7, 0.7, 0.2], [0.7, 0.5, 0.2, 0.2, 0.1]
+    curve = roc(genuine, impostor)
+    assert curve.fmr.tolist() == [1, 0.8, 0.4, 0.2, 0, 0]
+    assert curve.fnmr.tolist() == [0, 0, 0.25, 0.25, 0.75, 1]
+    # Between .5 (FMR .40, FNMR .25) and .7 (.20, .25) the rates meet at .25.
+    assert eer(genuine, impostor) == pytest.approx(0.25)
+    # .9 beats 5; each .7 beats 4 and ties with 1; .2 beats 1 and ties with 2: 5 + 4.5 + 4.5 + 2 of 20.
+    assert auc(genuine, impostor) == pytest.approx(16 / 20)
+    # The two impostors tied at .2 are accepted both or not at all.
+    expected = {0.19: (0.25, 0), 0.2: (0.75, 1), 0.4: (0.75, 2), 0.6: (0.75, 2), 0.8: (1.0, 4), 1.0: (1.0, 5)}
+    assert {far: (f.tar, f.errors) for far in expected for f in [tar_at_far(genuine, impostor, far)]} == expected
+    scores, same = np.array(genuine + impostor), np.array([True] * 4 + [False] * 5)
+    # Right of 9 at the six thresholds: 4, 5, 6, 7, 6, 5.
+    assert best_threshold(scores, same) == 0.7
+    assert accuracy_at(scores, same, 0.7) == pytest.approx(7 / 9)
+
+
+def test_k_fold_accuracy_by_hand() -> None:
+    """Fold 1 is decided at .4 (all right in folds 2 and 3), fold 2 at .6; for fold 3 both .4 and .9 leave one wrong."""
+    scores = [0.9, 0.5, 0.4, 0.3, 0.6, 0.2]
+    found = kfold_accuracy(scores, np.array([True, False] * 3), [1, 1, 2, 2, 3, 3])
+    assert found.thresholds == (0.4, 0.6, 0.4)
+    assert found.per_fold == (0.5, 0.5, 1.0)
+    assert found.mean == pytest.approx(2 / 3)
+    assert found.std == pytest.approx(math.sqrt(1 / 12))
+    assert found.stderr == pytest.approx(1 / 6)
+
+
+def test_one_pair_of_a_kind() -> None:
+    assert (eer([0.6], [0.4]), auc([0.6], [0.4])) == (0.0, 1.0)
+    found = tar_at_far([0.6], [0.4], 0.5)
+    assert (found.tar, found.errors, found.fmr, found.measurable, found.supported) == (1.0, 0, 0.0, False, False)
+    assert tar_at_far([0.6], [0.4, 0.7], 0.5).measurable
+    assert kfold_accuracy([0.6, 0.4], np.array([True, False]), [1, 2]).per_fold == (1.0, 1.0)
+
+
+def test_equal_scores_say_nothing() -> None:
+    genuine, impostor = [0.5] * 2, [0.5] * 1000
+    curve = roc(genuine, impostor)
+    assert (curve.fmr.tolist(), curve.fnmr.tolist()) == ([1, 0], [0, 1])
+    assert (eer(genuine, impostor), auc(genuine, impostor)) == (0.5, 0.5)
+    found = tar_at_far(genuine, impostor, 0.5)
+    assert (found.tar, found.errors, found.fmr) == (0.0, 0, 0.0)
+    assert not found.measurable  # 500 errors were allowed, but the tie leaves only "above every impostor"
+    assert not found.supported
+    scores, same = np.full(5, 0.5), np.array([True, True, False, False, False])
+    assert best_threshold(scores, same) > 0.5
+    assert accuracy_at(scores, same, best_threshold(scores, same)) == 0.6
+
+
 def test_perfect_and_useless_scores() -> None:
     assert (eer([0.9], [0.1]), auc([0.9], [0.1])) == (0.0, 1.0)
     assert (eer([0.5, 0.5], [0.5]), auc([0.5, 0.5], [0.5])) == (0.5, 0.5)
@@ -139,6 +192,31 @@ def test_a_float32_threshold_is_exact_in_float32() -> None:
 def test_what_stands_behind_a_rate(impostors: int, measurable: bool, supported: bool) -> None:
     found = tar_at_far([0.5], np.linspace(0, 1, impostors), 0.01)
     assert (found.measurable, found.supported, found.impostors) == (measurable, supported, impostors)
+
+
+@pytest.mark.parametrize(("errors", "supported"), [(29, False), (30, True), (31, True)])
+@pytest.mark.parametrize("far", [1e-1, 1e-2, 1e-3])
+def test_thirty_errors_support_a_rate_and_twenty_nine_do_not(errors: int, supported: bool, far: float) -> None:
+    impostor = np.random.default_rng(errors).permutation(np.arange(round(errors / far)))
+    found = tar_at_far([0.0], impostor, far)
+    assert (found.errors, found.measurable, found.supported) == (errors, True, supported)
+    one_less = tar_at_far([0.0], impostor[:-1], far)  # a single pair fewer, and the last error is no longer allowed
+    assert (one_less.errors, one_less.supported) == (errors - 1, errors - 1 >= 30)
+
+
+@exact
+@given(coarse, coarse, st.floats(1e-9, 1.0))
+def test_what_the_impostors_cannot_support_is_always_marked(
+    genuine: list[float], impostor: list[float], far: float
+) -> None:
+    """Also at ties: without an impostor at the threshold, nothing was measured."""
+    found = tar_at_far(genuine, impostor, far)
+    assert found.measurable == (found.errors >= 1) == (found.fmr > 0)
+    assert found.supported == (found.errors >= 30)
+    if len(impostor) * far < 1 - 1e-9:
+        assert not found.measurable
+    if len(impostor) * far < 30 - 1e-9:
+        assert not found.supported
 
 
 def test_far_one_accepts_everything() -> None:
@@ -181,6 +259,35 @@ def test_a_fold_never_chooses_its_own_threshold() -> None:
     assert kfold_accuracy(scores, same, fold).per_fold == (0.5, 0.5)
 
 
+def leaky(scores: np.ndarray, same: np.ndarray, fold: np.ndarray) -> float:
+    """What a cheat reports: each fold at the threshold that is best for itself."""
+    folds = [(scores[fold == k], same[fold == k]) for k in np.unique(fold)]
+    return float(np.mean([accuracy_at(s, y, best_threshold(s, y)) for s, y in folds]))
+
+
+def test_a_threshold_that_leaks_would_be_seen() -> None:
+    """Scores of fold k lie around k: inside a fold the kinds are told apart perfectly, across folds not at all."""
+    same, fold = np.tile([True, False], 100), np.repeat([0, 1, 2, 3], 50)
+    scores = fold + np.where(same, 0.1, -0.1)
+    assert leaky(scores, same, fold) == 1.0
+    assert kfold_accuracy(scores, same, fold).per_fold == (0.5, 0.5, 0.5, 0.5)
+    together = best_threshold(scores, same)  # one threshold of all folds leaks too
+    assert accuracy_at(scores, same, together) > 0.6
+
+
+@exact
+@given(st.integers(0, 2**32 - 1), st.integers(0, 3), st.floats(-2, 2), st.floats(0.1, 10))
+def test_nothing_in_a_fold_moves_its_threshold(seed: int, tested: int, shift: float, scale: float) -> None:
+    random = np.random.default_rng(seed)
+    same, fold = random.random(60) < 0.5, random.permutation(np.arange(60) % 4)
+    scores = random.normal(0.3 * same, 0.3)
+    other_scores, other_same = scores.copy(), same.copy()
+    other_scores[fold == tested] = scale * random.permutation(scores[fold == tested]) + shift
+    other_same[fold == tested] = random.permutation(same[fold == tested])
+    before, after = kfold_accuracy(scores, same, fold), kfold_accuracy(other_scores, other_same, fold)
+    assert before.thresholds[tested] == after.thresholds[tested]
+
+
 def test_halves_are_the_first_and_the_second_of_each_kind() -> None:
     same = np.array([True] * 4 + [False] * 6)
     assert halves(same).tolist() == [1, 1, 2, 2, 1, 1, 1, 2, 2, 2]
@@ -212,7 +319,9 @@ def test_labels_and_folds_of_another_form_are_refused() -> None:
     with pytest.raises(ValueError, match="same must be an array of bool"):
         kfold_accuracy(NUMBERS, [1, 0], [1, 2])
     with pytest.raises(ValueError, match="fold must have the shape"):
-        kfold_accuracy(NUMBERS, [True, False], [1])
+        kfold_accuracy(NUMBERS, [True, False], [1, 2, 1])
+    with pytest.raises(ValueError, match="fold must be an array of integers, got float64"):
+        kfold_accuracy(NUMBERS, [True, False], [1.0, 2.5])
     with pytest.raises(ValueError, match="halves_accuracy"):
         kfold_accuracy(NUMBERS, [True, False], [5, 5])
     with pytest.raises(ValueError, match="at least 2 impostor pairs"):

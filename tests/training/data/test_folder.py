@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from facemargin.errors import DataError
-from training.data.folder import label_people
+from training.data.sources import label_people
 
 
 def fill(root: Path, **people: int) -> Path:

@@ -1,18 +1,71 @@
-"""Batches are a function of seed, epoch and sample: the same after a resume and with any number of processes."""
+"""Batches are a function of seed, epoch and sample: the same after a resume and with any number of workers."""
 
 import math
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facemargin.preprocessing import Preprocessing
+from facemargin.errors import DataError, ImageError, TruncatedImageError
+from facemargin.preprocessing import Preprocessing, encode_png
 from training.config import AugmentationConfig
-from training.data.folder import label_people
-from training.data.loader import BatchPlan, make_loader
+from training.data import loader as loader_module
+from training.data.loader import Batch, BatchPlan, Loader, default_workers, make_loader
+from training.data.pictures import LabelledImages, Picture
+from training.data.samples import fits_cache
+from training.data.sources import label_people
+
+PATIENCE_S = 60
+
+
+def load(images: LabelledImages, first: int, last: int, *, batch: int = 12, **options: Any) -> Loader:
+    values: dict[str, Any] = {
+        "augmentation": AugmentationConfig(),
+        "preprocessing": Preprocessing(size=(32, 32)),
+        "workers": 0,
+        "pin_memory": False,
+        **options,
+    }
+    return make_loader(images, BatchPlan(len(images.pictures), batch, 3), first_step=first, last_step=last, **values)
+
+
+def same(mine: list[Batch], others: list[Batch]) -> bool:
+    return len(mine) == len(others) and all(
+        torch.equal(a.crops, b.crops) and torch.equal(a.labels, b.labels) and a[2:] == b[2:]
+        for a, b in zip(mine, others, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def people(drawn_people: Path) -> LabelledImages:
+    """48 pictures of eight people."""
+    return label_people([drawn_people])
+
+
+@pytest.fixture(scope="module")
+def damaged(drawn_people: Path, tmp_path_factory: pytest.TempPathFactory) -> LabelledImages:
+    """The same with four that cannot be read: truncated, vanished, no picture, and no aligned crop's shape."""
+    root = tmp_path_factory.mktemp("damaged")
+    images = label_people([drawn_people])
+    pictures = list(images.pictures)
+    whole = pictures[0].read()
+    contents = {5: whole[: len(whole) // 2], 14: b"text", 33: encode_png(np.zeros((32, 60, 3), dtype=np.uint8))}
+    for sample, content in contents.items():
+        pictures[sample] = Picture.of_file(root / f"bad{sample}.png")
+        pictures[sample].path.write_bytes(content)
+    pictures[40] = Picture.of_file(root / "vanished.png")
+    return LabelledImages(pictures, images.labels, images.people)
 
 
 @given(samples=st.integers(2, 60), batch=st.integers(2, 20), epochs=st.integers(1, 4), seed=st.integers(0, 99))
@@ -38,27 +91,195 @@ def test_epochs_and_seeds_have_their_own_order() -> None:
     assert len({tuple(order) for order in orders}) == 4
 
 
-@pytest.mark.parametrize("workers", [1])
-def test_loader_processes_give_the_same_batches(drawn_people: Path, workers: int) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("cache", [False, True])
+def test_any_number_of_threads_gives_the_same_batches(people: LabelledImages, workers: int, cache: bool) -> None:
+    assert same(list(load(people, 1, 9, workers=workers, cache=cache)), list(load(people, 1, 9)))
+
+
+@settings(max_examples=8, deadline=None)
+@given(first=st.integers(0, 9), workers=st.integers(0, 3), batch=st.sampled_from([5, 12]))
+def test_a_resumed_run_sees_the_same_batches(drawn_people: Path, first: int, workers: int, batch: int) -> None:
     images = label_people([drawn_people])
-    plan = BatchPlan(len(images.pictures), 12, 3)
+    whole = list(load(images, 0, 9, batch=batch))
+    assert same(list(load(images, first, 9, batch=batch, workers=workers)), whole[first:])
 
-    def batches(processes: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        loader = make_loader(
-            images,
-            plan,
-            first_step=1,
-            last_step=6,
-            augmentation=AugmentationConfig(),
-            preprocessing=Preprocessing(size=(32, 32)),
-            workers=processes,
-            pin_memory=False,
-        )
-        return list(loader)
 
-    for (crops, labels), (others, same) in zip(batches(0), batches(workers), strict=True):
-        assert torch.equal(crops, others)
-        assert torch.equal(labels, same)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_networks_threads_share_a_batch_without_changing_it(damaged: LabelledImages, threads: int) -> None:
+    expected = list(load(damaged, 0, 4, on_bad_image="skip", max_bad_share=1.0, workers=1))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert same(list(load(damaged, 0, 4, on_bad_image="skip", max_bad_share=1.0)), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_that_cannot_be_read_are_left_out_and_named(damaged: LabelledImages, workers: int) -> None:
+    batches = list(load(damaged, 0, 8, on_bad_image="skip", max_bad_share=0.1, workers=workers))
+    good = list(load(damaged, 0, 8, on_bad_image="skip", max_bad_share=0.1))
+    assert same(batches, good)
+    assert all(len(b.labels) == len(b.crops) == 12 - len(b.unreadable) for b in batches)
+    for epoch in (batches[:4], batches[4:]):
+        named = sorted(line for batch in epoch for line in batch.unreadable)
+        assert [Path(line.split(":")[0].split(" is ")[0]).name for line in named] == [
+            "bad14.png",
+            "bad33.png",
+            "bad5.png",
+            "vanished.png",
+        ]
+        assert "truncated" in named[2]
+        assert "cannot be read" in named[3]
+        assert "not a crop aligned" in named[1]
+        assert not any("\n" in line for line in named)
+
+
+def test_the_readable_samples_of_a_batch_are_what_they_would_be_without_the_others(
+    people: LabelledImages, damaged: LabelledImages
+) -> None:
+    plan = BatchPlan(len(people.pictures), 12, 3)
+    smaller = list(load(damaged, 0, 4, on_bad_image="skip", max_bad_share=1.0))
+    for whole, batch, keys in zip(load(people, 0, 4), smaller, plan.batches(0, 4), strict=True):
+        kept = [place for place, (_, sample) in enumerate(keys) if sample not in (5, 14, 33, 40)]
+        assert torch.equal(batch.crops, whole.crops[kept])
+        assert torch.equal(batch.labels, whole.labels[kept])
+
+
+def test_a_batch_of_nothing_readable_is_empty(people: LabelledImages, tmp_path: Path) -> None:
+    nothing = [Picture.of_file(tmp_path / f"{number}.png") for number in range(len(people.pictures))]
+    images = LabelledImages(nothing, people.labels, people.people)
+    batches = list(load(images, 0, 2, on_bad_image="skip", max_bad_share=1.0))
+    assert [batch.crops.shape for batch in batches] == [(0, 3, 32, 32)] * 2
+    assert all(batch.labels.dtype == torch.int64 and len(batch.unreadable) == 12 for batch in batches)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_by_default_the_first_picture_that_cannot_be_read_ends_the_run(damaged: LabelledImages, workers: int) -> None:
+    samples = [sample for keys in BatchPlan(48, 12, 3).batches(0, 4) for _, sample in keys]
+    first = next(sample for sample in samples if sample in (5, 14, 33, 40))
+    with pytest.raises((DataError, ImageError)) as caught:
+        list(load(damaged, 0, 4, workers=workers))
+    assert str(damaged.pictures[first]) in str(caught.value)
+
+
+def test_batches_before_the_picture_that_cannot_be_read_arrive(damaged: LabelledImages) -> None:
+    place = [sample for keys in BatchPlan(48, 4, 3).batches(0, 12) for _, sample in keys].index(5)
+    pictures = [damaged.pictures[5 if sample == 5 else 0] for sample in range(48)]
+    received: list[Batch] = []
+    with pytest.raises(TruncatedImageError):
+        received.extend(load(LabelledImages(pictures, damaged.labels, damaged.people), 0, 12, batch=4, workers=2))
+    assert len(received) == place // 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_are_an_error_at_the_same_step_whoever_resumes(damaged: LabelledImages, workers: int) -> None:
+    counts = [len(b.unreadable) for b in load(damaged, 0, 4, on_bad_image="skip", max_bad_share=1.0)]
+    refused = next(step for step in range(4) if sum(counts[: step + 1]) > 2)
+    message = rf"{sum(counts[: refused + 1])} of the 48 images of epoch 1 .*max_bad_share = 0\.0416667 allows: /"
+    options: dict[str, Any] = {"on_bad_image": "skip", "max_bad_share": 2 / 48, "workers": workers}
+    for first in range(refused + 1):
+        received: list[Batch] = []
+        with pytest.raises(DataError, match=message):
+            received.extend(load(damaged, first, 8, unreadable_before=sum(counts[:first]), **options))
+        assert first + len(received) == refused
+
+
+def test_each_epoch_has_its_own_allowance(damaged: LabelledImages) -> None:
+    batches = list(load(damaged, 2, 20, on_bad_image="skip", max_bad_share=4 / 48, unreadable_before=0))
+    assert sum(len(batch.unreadable) for batch in batches[2:]) == 4 * 4
+
+
+def test_kept_crops_are_not_read_again(drawn_people: Path, tmp_path: Path) -> None:
+    images = label_people([drawn_people])
+    pictures = [Picture.of_file(tmp_path / f"{number}.png") for number in range(len(images.pictures))]
+    for picture, original in zip(pictures, images.pictures, strict=True):
+        picture.path.write_bytes(original.read())
+    moved = LabelledImages(pictures, images.labels, images.people)
+    expected = list(load(moved, 0, 8))
+    kept = load(moved, 0, 8, cache=True)
+    batches = iter(kept)
+    first = [next(batches) for _ in range(4)]
+    for picture in pictures:
+        picture.path.unlink()
+    assert same(first + list(batches), expected)
+
+
+def test_crops_are_kept_by_default_where_they_fit() -> None:
+    def images(count: int) -> LabelledImages:
+        return LabelledImages([Picture.of_file(Path("x"))] * count, np.zeros(count, dtype=np.int64), ("a",))
+
+    most = 1024**3 // (112 * 112 * 3)
+    assert fits_cache(images(most), "arcface-112")
+    assert not fits_cache(images(most + 1), "arcface-112")
+
+
+def test_leaving_the_loop_ends_the_threads(people: LabelledImages) -> None:
+    before = threading.active_count()
+    for _ in load(people, 0, 40, workers=2):
+        break
+    deadline = time.monotonic() + PATIENCE_S
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+def test_a_process_gives_the_same_batches_and_killed_it_is_an_error_and_no_hang(people: LabelledImages) -> None:
+    batches = iter(load(people, 1, 4000, workers=1, worker_kind="process"))
+    assert same([next(batches) for _ in range(5)], list(load(people, 1, 6)))
+    (process,) = multiprocessing.active_children()
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(DataError, match="a loader process ended unexpectedly"):
+        list(batches)
+
+
+@pytest.mark.slow
+def test_processes_end_with_a_killed_training_process(drawn_people: Path, tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import multiprocessing, sys, time\n"
+        "from pathlib import Path\n"
+        "from facemargin.preprocessing import Preprocessing\n"
+        "from training.config import AugmentationConfig\n"
+        "from training.data.loader import BatchPlan, make_loader\n"
+        "from training.data.sources import label_people\n"
+        "if __name__ == '__main__':\n"
+        f"    images = label_people([Path({str(drawn_people)!r})])\n"
+        "    loader = make_loader(images, BatchPlan(48, 12, 0), first_step=0, last_step=400, workers=1,\n"
+        "        augmentation=AugmentationConfig(), preprocessing=Preprocessing(), pin_memory=False,\n"
+        "        worker_kind='process')\n"
+        "    next(batches := iter(loader))\n"
+        "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
+        "    time.sleep(600)\n",
+        encoding="utf-8",
+    )
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        worker = int(run.stdout.readline())
+        run.kill()
+    deadline = time.monotonic() + PATIENCE_S
+    while _alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(worker)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize(
+    ("cores", "beside_a_cpu", "beside_a_gpu"), [(1, 0, 1), (2, 0, 1), (4, 0, 3), (16, 2, 8), (128, 4, 8)]
+)
+def test_workers_by_default(monkeypatch: pytest.MonkeyPatch, cores: int, beside_a_cpu: int, beside_a_gpu: int) -> None:
+    monkeypatch.setattr(loader_module, "cores", lambda: cores)
+    assert default_workers(on_gpu=False) == beside_a_cpu
+    assert default_workers(on_gpu=True) == beside_a_gpu
 
 
 def test_training_sees_exactly_what_serving_sees(drawn_people: Path) -> None:
@@ -76,7 +297,7 @@ def test_training_sees_exactly_what_serving_sees(drawn_people: Path) -> None:
         workers=0,
         pin_memory=False,
     )
-    crops, labels = next(iter(loader))
+    crops, labels, *_ = next(iter(loader))
     keys = next(iter(plan.batches(0, 1)))
     served = preprocessing.normalise(np.stack([images.pictures[sample].decode() for _, sample in keys]))
     assert np.array_equal(crops.numpy(), served)

@@ -22,7 +22,10 @@ def quiet() -> Console:
 
 
 def run(data: Path, output: Path, **changes: Any) -> list[MnistResult]:
-    given = {"heads": HEADS, "seeds": SEEDS, "full": False, "steps": 3, "console": quiet(), **changes}
+    given = {
+        "heads": HEADS, "seeds": SEEDS, "full": False, "steps": 3, "console": quiet(),
+        "command": "facemargin compare <digits>", **changes,
+    }  # fmt: skip
     return run_recipe("mnist-2d", given.pop("heads"), given.pop("seeds"), data, output, **given)
 
 
@@ -52,6 +55,10 @@ def test_every_head_and_seed_has_a_result_and_the_first_seed_a_picture(
     assert [row[0] for row in rows] == ["head", *HEADS]
     assert (output / "results.md").read_text(encoding="utf-8").startswith("mnist-2d, short form: 3 steps, 200 test")
     assert (output / "features.png").stat().st_size > 10_000
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "facemargin compare &lt;digits&gt;" in page
+    assert page.count('role="img"') == page.count('href="data:image/png;base64,') == len(HEADS)
+    assert all(f"{100 * result.error:.2f}" in page for result in results if result.seed == 0)
     assert (output / "l-softmax-m2-seed1" / "result.json").is_file()
     assert not list(output.rglob("*.partial"))
 

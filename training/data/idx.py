@@ -1,6 +1,7 @@
 """The idx format of MNIST: arrays of bytes behind a small header, plain or gzipped.
 
-Owns the bytes. Which four files make MNIST is `training.mnist.digits`'s business.
+Owns the bytes. Which four files make MNIST is `training.mnist.digits`'s business, which labels go with which images
+`training.data.formats.mnist_idx`'s.
 """
 
 import gzip
