@@ -86,8 +86,7 @@ def main() -> None:
     try:
         app(prog_name="facemargin")
     except FacemarginError as error:
-        last_line = str(error).strip().splitlines()[-1]  # an error from a loader process brings its traceback along
-        typer.echo(f"facemargin: error: {last_line}", err=True)
+        typer.echo(f"facemargin: error: {error}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
         entry = command_entry_points().get(next((word for word in sys.argv[1:] if not word.startswith("-")), ""))

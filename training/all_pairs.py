@@ -11,7 +11,8 @@ from rich.console import Console
 from facemargin.errors import DataError
 from facemargin.metrics import Interval, TarAtFar, all_pairs, tar_at_far
 from facemargin.preprocessing import Detector
-from training.crops import Embed, crop_reader, embed_pictures, not_detected
+from training.align.report import not_detected
+from training.crops import Embed, crop_reader, embed_pictures
 from training.data.lfw_open import people_folders, person_images
 from training.data.pictures import Picture
 from training.evaluation_report import AllPairsReport, Estimate, TarRow

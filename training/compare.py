@@ -14,11 +14,13 @@ from rich.console import Console
 from facemargin.errors import ConfigError, DataError
 from facemargin.heads import HEADS
 from facemargin.partitions import PARTITIONS
-from training.config import TrainConfig
+from training.config import TrainConfig, make_config
 from training.data.pairs import read_pairs
-from training.report.results import RESULT_NAME, FailedRun, Run
+from training.report.comparable import require_comparable
+from training.report.results import RESULT_NAME, FailedRun, Run, finished
 from training.report.run import left_in, make_run
 from training.report.write import write_report, write_runs
+from training.trainer import data_record, training_images
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def compare(
     """Run every head with every partition and seed, and write the report.
 
     ``results.json``, ``results.csv`` and ``results.md`` are written after each run; ``report.html``, ``summary.json``,
-    ``seeds.md`` and ``roc.png`` at the end, also of an interrupted call. Each file is whole or not there.
+    ``seeds.md`` and ``roc.png`` at the end, also of an interrupted or failing call. Each file is whole or not there.
 
     Args:
         config: the recipe; its head, partition and seed are replaced, its output holds one folder a run.
@@ -68,8 +70,9 @@ def compare(
         others go on.
 
     Raises:
-        ConfigError: an unknown head or partition, or a recipe without test pairs.
-        CheckpointError: the output folder holds runs of other settings.
+        ConfigError: an unknown head or partition, a seed below 0, or a recipe without test pairs.
+        CheckpointError: the output folder holds runs of other settings or other training data.
+        FacemarginError: whatever else ends a run; the report of those before it is written.
     """
     partitions = [config.partition] if partitions is None else partitions
     _require_known("heads", heads, HEADS)
@@ -78,16 +81,19 @@ def compare(
     if test is None or pairs is None:
         raise ConfigError("a comparison needs [test] with images and pairs in the config")
     console = console or Console(stderr=True)
-    protocol, finished = read_pairs(pairs), True
+    protocol, wanted = read_pairs(pairs), list(_runs(config, heads, partitions, seeds))
+    data_sha256 = data_record(training_images(config))["sha256"]
     runs: list[Run] = []
-    for wanted in _runs(config, heads, partitions, seeds):
-        run = make_run(wanted, test, protocol, command=command, console=console)
-        if run is None:
-            finished = False
-            break
-        runs.append(run)
-        write_runs(runs, config.output)
-    return Outcome(tuple(runs), finished, write_report(runs, config.output))
+    try:
+        for each in wanted:
+            run = make_run(each, test, protocol, data_sha256=data_sha256, command=command, console=console)
+            if run is None:
+                break
+            runs.append(run)
+            write_runs(runs, config.output)
+    finally:
+        report = write_report(runs, config.output)
+    return Outcome(tuple(runs), len(runs) == len(wanted), report)
 
 
 def report_again(output: Path) -> Outcome:
@@ -101,6 +107,8 @@ def report_again(output: Path) -> Outcome:
         raise DataError(f"{output} holds no finished run of a comparison ({RESULT_NAME} in a folder a run)")
     heads, partitions = list(HEADS), list(PARTITIONS)
     runs.sort(key=lambda run: (heads.index(run.head), partitions.index(run.partition), run.seed))
+    if results := finished(runs):
+        require_comparable(results)
     write_runs(runs, output)
     return Outcome(tuple(runs), True, write_report(runs, output))
 
@@ -120,4 +128,4 @@ def _runs(
     ):
         name = "-".join([head, *([] if partition == "dense" else [partition]), f"seed{seed}"])
         changes = {"head": head, "partition": partition, "seed": seed, "output": config.output / name}
-        yield config.model_copy(update=changes)
+        yield make_config(config.model_dump() | changes, f"{head}, {partition}, seed {seed}")

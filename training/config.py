@@ -33,11 +33,10 @@ class DataConfig(_Frozen):
         pairs: LFW's ``pairs.txt``; needed by ``lfw-open``.
         min_images: people with fewer images are left out (counted in the run's report).
         cache: keep decoded crops in memory (112×112: 37 kB an image); None keeps them where they fit 1 GiB.
-        workers: threads or processes that make batches ahead of the training step; 0 makes each between two steps,
-            on the network's threads. None is 0 beside a CPU of fewer than 8 cores, all cores but one beside a GPU.
-        worker_kind: ``thread``, or ``process`` where many workers would wait for Python's lock.
-        decode: where JPEG files are decoded: ``cpu``, or ``cuda`` (nvJPEG through torchvision, by threads; other files
-            are left to the CPU).
+        workers: threads that make batches ahead of the training step; 0 makes each between two steps, on the network's
+            threads. None is 0 beside a CPU of fewer than 8 cores, all cores but one (at most 8) beside a GPU.
+        decode: where JPEG files are decoded: ``cpu``, or ``cuda`` (nvJPEG through torchvision; other files are left to
+            the CPU).
         on_bad_image: ``fail`` ends the run at a picture that cannot be read, ``skip`` leaves it out, named and counted.
         max_bad_share: with ``skip``, largest share of an epoch's images that may be left out.
     """
@@ -48,7 +47,6 @@ class DataConfig(_Frozen):
     min_images: int = Field(default=1, ge=1)
     cache: bool | None = None
     workers: int | None = Field(default=None, ge=0)
-    worker_kind: Literal["thread", "process"] = "thread"
     decode: Literal["cpu", "cuda"] = "cpu"
     on_bad_image: Literal["fail", "skip"] = "fail"
     max_bad_share: Probability = 0.01

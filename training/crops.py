@@ -9,18 +9,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from facemargin.errors import DataError
 from facemargin.preprocessing import Detector, align, central_face, template_named
-from training.align import PHOTOGRAPH_LIMITS, REPORT_NAME, AlignReport
+from training.align import PHOTOGRAPH_LIMITS
 from training.data.pictures import Picture
 
 Crop = NDArray[np.uint8]
@@ -145,22 +143,6 @@ def embed_pictures(
     if rows is None:
         raise DataError(f"there is no face in any of the {len(pictures)} photographs")
     return rows, acquired
-
-
-def not_detected(aligned_root: Path) -> frozenset[str]:
-    """Photographs that `facemargin data align` found no face in, as ``person/stem``; empty without its report.
-
-    Raises:
-        DataError: a report that cannot be read.
-    """
-    path = aligned_root / REPORT_NAME
-    if not path.is_file():
-        return frozenset()
-    try:
-        report = AlignReport.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise DataError(f"{path} is not a report of `facemargin data align`: {error}") from error
-    return frozenset(name.rpartition(".")[0] for name in report.not_detected)
 
 
 def _by_shape(crops: Sequence[Crop | None]) -> list[tuple[list[int], Crop]]:

@@ -24,10 +24,9 @@ def rates_by_group(
         threshold: of the cosine; None chooses the smallest whose FMR on these pairs is at most `fmr`.
 
     Raises:
-        DataError: a protocol that does not name its people.
+        DataError: as in `require_groups`.
     """
-    if pairs.people is None:
-        raise DataError(f"{pairs.name} does not tell who is in its pictures; error rates by group need names")
+    require_groups(pairs, groups)
     if report.left_out.unreadable:
         pairs = pairs.without([k for k, photo in enumerate(pairs.photos) if photo in report.left_out.unreadable])
     similarity = np.array(report.similarity)
@@ -43,3 +42,18 @@ def rates_by_group(
         resamples=report.resamples,
     )
     return GroupRates.of(found, chosen="pairs" if threshold is None else "calibration", fmr_asked=fmr)
+
+
+def require_groups(pairs: PairSet, groups: Groups) -> None:
+    """Refuse groups that cannot be those of a protocol's people.
+
+    Raises:
+        DataError: the protocol does not name its people, or none of them has a group.
+    """
+    if pairs.people is None:
+        raise DataError(f"{pairs.name} does not tell who is in its pictures; error rates by group need names")
+    if not set(pairs.people) & set(groups.of):
+        raise DataError(
+            f"nobody of {pairs.name} has a group: it calls its people as in '{pairs.people[0]}', the group file as in "
+            f"'{next(iter(groups.of))}'"
+        )

@@ -101,8 +101,13 @@ class RatioRow(BaseModel):
 
     def text(self) -> str:
         """One sentence."""
-        if self.ratio is None:
+        if self.highest is None:
             return "not supported: it needs two groups with at least 30 errors each"
+        if self.ratio is None:
+            return (
+                "not supported: in too many resamples of the people a group has no error, because its errors are of "
+                "few people"
+            )
         verdict = "a difference" if self.shown else "no difference shown"
         return f"{self.ratio:.2f} ({self.low:.2f} - {self.high:.2f}), {self.highest} over {self.lowest}: {verdict}"
 

@@ -1,5 +1,6 @@
 """Pictures of an evaluation: ROC over a logarithmic FMR axis, and histograms of the similarities. PNG or SVG."""
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from facemargin.metrics import Roc, eer, roc, tar_at_far
 from training.evaluation_report import short_rate
+from training.whole_file import write_whole
 
 _SUFFIXES = (".png", ".svg")
 _SIZE_INCHES = (7.2, 4.6)
@@ -169,9 +171,10 @@ def _finish(axes: Axes, legend: Literal["lower right", "upper left", "best", "be
 
 
 def _save(figure: Figure, output: Path) -> Path:
-    """Write the picture; without a date or random names, so that equal figures give equal files."""
+    """Write the picture, whole; without a date or random names, so that equal figures give equal files."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    svg = output.suffix.lower() == ".svg"
+    kind, content = output.suffix.lower().removeprefix("."), io.BytesIO()
+    undated = {"Date": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context({"svg.hashsalt": "facemargin"}):
-        figure.savefig(output, facecolor="white", metadata={"Date": None} if svg else {"Software": None})
-    return output
+        figure.savefig(content, format=kind, facecolor="white", metadata=undated)
+    return write_whole(output, content.getvalue())

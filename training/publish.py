@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from facemargin.bundle import Bundle
 from facemargin.errors import CheckpointError
@@ -14,6 +15,7 @@ from training.config import TrainConfig
 from training.data.folder import people_of
 from training.data.pictures import Picture
 from training.export import export_bundle
+from training.rereading import Rereading
 from training.trainer import restore_model, training_images
 
 PARITY_CROPS = 64
@@ -29,6 +31,7 @@ def publish(
     licence: str = "",
     flip_sum: bool = False,
     overwrite: bool = False,
+    console: Console | None = None,
 ) -> Bundle:
     """Export the newest checkpoint of a run (or one checkpoint) as a bundle.
 
@@ -41,9 +44,11 @@ def publish(
         licence: of the weights, an SPDX identifier where there is one.
         flip_sum: whether an embedding adds the mirrored crop.
         overwrite: replace a bundle that is already there.
+        console: where crops that cannot be read are named; stderr by default.
 
     Raises:
         CheckpointError: no readable checkpoint, or its training images are gone and `crops` is not given.
+        DataError, ImageError: a crop of the parity check that cannot be read, unless the run leaves such images out.
         ExportRefusedError: the ONNX model disagrees with PyTorch; nothing was written.
         BundleError: something is at `output` already, or it cannot be written.
     """
@@ -51,7 +56,7 @@ def publish(
     return export_bundle(
         backbone,
         output,
-        crops=_parity_crops(config, crops, run),
+        crops=_parity_crops(config, crops, run, console),
         preprocessing=config.preprocessing,
         overwrite=overwrite,
         name=name or _name(config, checkpoint),
@@ -73,7 +78,7 @@ def without_class_counts(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _parity_crops(config: TrainConfig, folder: Path | None, run: Path) -> NDArray[np.uint8]:
+def _parity_crops(config: TrainConfig, folder: Path | None, run: Path, console: Console | None) -> NDArray[np.uint8]:
     if folder is not None:
         pictures: Sequence[Picture] = [
             Picture.of_file(path) for images in people_of(folder).values() for path in images
@@ -83,7 +88,14 @@ def _parity_crops(config: TrainConfig, folder: Path | None, run: Path) -> NDArra
     else:
         raise CheckpointError(f"the training images of {run} are gone; pass --crops DIR, a folder of aligned crops")
     spread = range(0, len(pictures), max(1, len(pictures) // PARITY_CROPS))[:PARITY_CROPS]
-    crops = [pictures[row].decode() for row in spread]
+    reading = Rereading(config)
+    read = [reading.read(picture) for picture in reading.find(pictures, spread).values()]
+    crops = [crop for crop in read if crop is not None]
+    reading.say("crops of the parity check", len(spread), console)
+    if not crops:
+        raise CheckpointError(
+            f"none of {len(spread)} training images of {run} can be read; pass --crops DIR, a folder of aligned crops"
+        )
     return np.stack([crop for crop in crops if crop.shape == crops[0].shape])
 
 

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from facemargin.errors import DataError
 from facemargin.metrics import all_pairs, eer, tar_at_far
-from training.crops import Crop, Embed, crop_reader, not_detected
+from training.align.report import not_detected
+from training.crops import Crop, Embed, crop_reader
 from training.data.lfw_open import people_folders, person_images
 from training.data.pairs import Pairs, Photo, require_found
 from training.data.pictures import Picture

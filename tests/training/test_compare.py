@@ -17,9 +17,10 @@ import pytest
 import typer
 from rich.console import Console
 
+import training.compare as comparison
 import training.report.run as runs
 from facemargin.bundle import load_bundle
-from facemargin.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
+from facemargin.errors import CheckpointError, ConfigError, DataError, ExportRefusedError, NonFiniteLossError
 from training.checkpoint import checkpoints_in
 from training.cli.comparison import compare as compare_command
 from training.compare import Outcome, compare, report_again
@@ -78,10 +79,11 @@ def finished(
 ) -> tuple[TrainConfig, Outcome]:
     """A comparison of two partitions, with averaged weights: read it, or work on a copy."""
     images, pairs = protocol
+    people = shutil.copytree(drawn_people, tmp_path_factory.mktemp("training") / "people")
     part: dict[str, Any] = {"images": images, "pairs": pairs}
     values: dict[str, Any] = {
         "output": tmp_path_factory.mktemp("comparison"), "epochs": 1, "batch_size": 8, "device": "cpu",
-        "precision": "float32", "data": {"folders": [drawn_people], "workers": 0}, "ema_decay": 0.5,
+        "precision": "float32", "data": {"folders": [people], "workers": 0}, "ema_decay": 0.5,
         "preprocessing": {"size": [32, 32]}, "backbone": {"name": "iresnet18", "width": 0.0625, "embedding_dim": 16},
         "validation": part | {"folds": "1"}, "test": part | {"folds": "2-3", "flip_sum": True},
     }  # fmt: skip
@@ -171,8 +173,104 @@ def test_what_is_done_is_not_done_again(
     page.unlink()
     assert report_again(copied.output) == Outcome(finished[1].runs, True, page)
     assert page.read_text(encoding="utf-8") == before
-    with pytest.raises(CheckpointError, match="other settings of: epochs"):
-        compare(copied.model_copy(update={"epochs": 2}), HEADS, [0], console=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"epochs": 2}, "epochs"),
+        ({"test": {"flip_sum": False}}, "test.flip_sum"),
+        ({"test": {"folds": "2"}}, "test.folds"),
+    ],
+)
+def test_a_finished_run_of_other_settings_is_refused(
+    change: dict[str, Any], named: str, copied: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "train", refuse)
+    with pytest.raises(CheckpointError, match=f"a-softmax-seed0 belongs to a run with other settings of: {named};"):
+        compare(with_changes(copied, change), HEADS, [0], console=QUIET)
+
+
+def with_changes(config: TrainConfig, change: dict[str, Any]) -> TrainConfig:
+    """The config with other values, of `[test]` only those that are named."""
+    values = config.model_dump()
+    return make_config({**values, **change, "test": {**values["test"], **change.get("test", {})}}, "test")
+
+
+def test_a_finished_run_on_other_data_is_refused(copied: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "train", refuse)
+    person = next(copied.data.folders[0].iterdir())
+    added = Path(shutil.copy(next(person.iterdir()), person / "added.png"))
+    try:
+        with pytest.raises(CheckpointError, match=r"on other training data \(sha256 \w+…, now \w+…\); compare"):
+            compare(copied, HEADS, [0], console=QUIET)
+    finally:
+        added.unlink()
+
+
+def test_a_bundle_of_another_test_is_exported_and_calibrated_again(
+    finished: tuple[TrainConfig, Outcome], copied: TrainConfig
+) -> None:
+    folder = copied.output / "a-softmax-seed0"
+    before = load_bundle(folder / "bundle").manifest
+    (folder / "result.json").unlink()
+    (again,) = results_of(compare(with_changes(copied, {"test": {"flip_sum": False}}), HEADS, [0], console=QUIET))
+    after = load_bundle(folder / "bundle").manifest
+    assert (before.flip_sum, after.flip_sum, again.test.flip_sum) == (True, False, False)
+    assert again.recipe["test"]["flip_sum"] is False
+    assert None not in (before.calibration, after.calibration)
+    assert after.calibration != before.calibration
+    assert again.test.similarity != results_of(finished[1])[0].test.similarity
+    with pytest.raises(DataError, match=r"a-softmax, seed 0 and a-softmax, sampled, seed 0 differ in test\.flip_sum"):
+        report_again(copied.output)
+
+
+def test_an_export_that_was_refused_is_tried_again(copied: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise ExportRefusedError("the two disagree")
+
+    folder = copied.output / "a-softmax-seed0"
+    (folder / "result.json").unlink()
+    shutil.rmtree(folder / "bundle")
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "publish", refused)
+        (failed,) = compare(copied, HEADS, [0], console=QUIET).runs
+    assert isinstance(failed, FailedRun)
+    assert (failed.failure, failed.advice) == ("export refused", "the two disagree")
+    assert (folder / "failure.json").exists()
+    (again,) = results_of(compare(copied, HEADS, [0], console=QUIET))
+    assert again.test.flip_sum
+    assert not (folder / "failure.json").exists()
+
+
+def test_an_error_in_one_run_leaves_the_report_of_the_others(
+    copied: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(config: TrainConfig, *others: Any, **options: Any) -> object:
+        if config.partition == "sampled":
+            raise DataError("a picture that cannot be read")
+        return runs.make_run(config, *others, **options)
+
+    for name in ("report.html", "results.json"):
+        (copied.output / name).unlink()
+    monkeypatch.setattr(comparison, "make_run", failing)
+    with pytest.raises(DataError, match="a picture that cannot be read"):
+        compare(copied, HEADS, [0], partitions=WAYS, console=QUIET)
+    assert len(json.loads((copied.output / "results.json").read_text(encoding="utf-8"))) == 1
+    assert "a-softmax" in (copied.output / "report.html").read_text(encoding="utf-8")
+
+
+def test_runs_of_two_recipes_have_no_common_report(copied: TrainConfig) -> None:
+    twin = shutil.copytree(copied.output / "a-softmax-seed0", copied.output / "again")
+    before = (copied.output / "results.json").read_bytes()
+    with pytest.raises(DataError, match="two results of a-softmax, seed 0"):
+        report_again(copied.output)
+    result = json.loads((twin / "result.json").read_text(encoding="utf-8"))
+    other = {"seed": 1, "epochs": 99, "recipe": {**result["recipe"], "epochs": 99}}
+    (twin / "result.json").write_text(json.dumps(result | other), encoding="utf-8")
+    with pytest.raises(DataError, match=r"a-softmax, seed 0 and a-softmax, seed 1 differ in epochs \(1 and 99\)"):
+        report_again(copied.output)
+    assert (copied.output / "results.json").read_bytes() == before
 
 
 def test_a_run_that_diverges_is_recorded_and_the_others_go_on(
@@ -283,6 +381,11 @@ def test_what_cannot_be_compared_is_refused(recipe: TrainConfig, tiny_config: Ca
         compare(recipe, ["cosface"], [0], console=QUIET)
     with pytest.raises(ConfigError, match="unknown partitions: sparse; known partitions: dense"):
         compare(recipe, ["softmax"], [0], partitions=["sparse"], console=QUIET)
+    with pytest.raises(ConfigError, match=r"softmax, dense, seed -1: seed: .*greater than or equal to 0"):
+        compare(recipe, ["softmax"], [0, -1], console=QUIET)
+    for seeds in ("-1", "0,one", "0,,1", "1_0"):
+        with pytest.raises(ConfigError, match="--seeds must be numbers from 0 separated by commas"):
+            compare_command(seeds=seeds)
     with pytest.raises(ConfigError, match=r"needs \[test\]"):
         compare(tiny_config(), ["softmax"], [0], console=QUIET)
     assert not recipe.output.exists()

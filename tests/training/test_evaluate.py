@@ -15,14 +15,16 @@ from rich.table import Table
 from facemargin.bundle import Bundle, Manifest, load_bundle, write_bundle
 from facemargin.embedder import Embedder
 from facemargin.errors import CalibrationError, DataError
-from facemargin.metrics import all_pairs, eer, kfold_accuracy, tar_at_far
+from facemargin.metrics import TarAtFar, all_pairs, eer, kfold_accuracy, tar_at_far
 from facemargin.preprocessing import Detector, encode_png
 from training.align import align_folder
-from training.all_pairs import embed_people, evaluate_all_pairs
+from training.all_pairs import embed_people, evaluate_all_pairs, tar_over_people
 from training.calibration import calibrate_bundle
 from training.data.lfw_open import lfw_open
 from training.data.pairs import Pairs, read_pairs
-from training.evaluate import evaluate_bundle, evaluate_pairs
+from training.data.protocols.lfw import pairs_of
+from training.data.protocols.source import Source
+from training.evaluate import evaluate_bundle, evaluate_pair_set, evaluate_pairs
 from training.evaluation_report import AllPairsReport, EvaluationReport, short_rate
 from training.validation_set import load_validation, validate_pairs
 
@@ -337,3 +339,28 @@ def test_the_example_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> Non
     (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     exec(compile(example, "docs/evaluation.md", "exec"), {})
     assert "TarAtFar(far=0.001" in capsys.readouterr().out
+
+
+def test_pairs_left_out_for_an_unreadable_picture_leave_the_others_their_own_embeddings(
+    faces: Path, pairs: Pairs, report: EvaluationReport, tmp_path: Path
+) -> None:
+    for path in faces.glob("*/*.png"):
+        (tmp_path / path.parent.name).mkdir(exist_ok=True)
+        (tmp_path / path.parent.name / path.name).symlink_to(path)
+    broken = tmp_path / "P15" / "P15_0002.png"
+    broken.unlink()
+    broken.write_bytes(b"torn")
+    chosen = pairs_of(pairs, Source(images=tmp_path, aligned=True), name="patterns")
+    found = evaluate_pair_set(pooled, chosen, on_bad="skip", resamples=20)
+    bad = chosen.photos.index("P15/P15_0002")
+    assert 0 < bad < len(chosen.photos) - 1
+    kept = (chosen.first != bad) & (chosen.second != bad)
+    assert 0 < found.left_out.pairs == int((~kept).sum())
+    assert found.similarity == pytest.approx(np.array(report.similarity)[kept], abs=1e-6)
+
+
+def test_a_genuine_pair_exactly_at_the_threshold_is_accepted() -> None:
+    persons = [np.array([0.5], dtype=np.float32)] * 3
+    at = TarAtFar(far=0.1, tar=1.0, threshold=0.5, fmr=0.1, impostors=400, errors=40, measurable=True, supported=True)
+    found = tar_over_people(at, persons, resamples=20, seed=0)
+    assert (found.low, found.high) == (1, 1)

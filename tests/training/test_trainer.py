@@ -1,6 +1,7 @@
 """Training learns, resumes to the identical loss trace, stops on a non-finite loss and refuses what cannot work."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -19,7 +20,15 @@ from facemargin.heads import HEADS
 from training.checkpoint import checkpoints_in, load_checkpoint, open_checkpoint
 from training.config import TrainConfig
 from training.data.loader import Batch
-from training.trainer import Trainer, build_head, open_source, restore_model, train, training_images
+from training.trainer import (
+    Trainer,
+    build_head,
+    open_source,
+    require_same_run,
+    restore_model,
+    train,
+    training_images,
+)
 
 MakeConfig = Callable[..., TrainConfig]
 QUIET = Console(quiet=True)
@@ -129,14 +138,18 @@ def test_a_non_finite_loss_stops_with_step_head_and_advice(tiny_config: MakeConf
     assert all(float(loss) == float(loss) for _, loss in losses(config.output))
 
 
-def test_a_non_finite_step_changes_nothing(tiny_config: MakeConfig) -> None:
+def test_a_non_finite_step_changes_no_weight_but_has_measured_the_batch(tiny_config: MakeConfig) -> None:
     config = tiny_config()
     trainer = Trainer(config, training_images(config))
     before = {name: value.clone() for name, value in trainer.head.state_dict().items()}
+    weights = [parameter.detach().clone() for parameter in trainer.parameters]
     loss = trainer.train_step(Batch(torch.full((8, 3, 32, 32), torch.nan), torch.arange(8))).loss
     assert torch.isnan(loss)
     assert trainer.step == 0
     assert all(torch.equal(before[name], value) for name, value in trainer.head.state_dict().items())
+    assert all(torch.equal(*pair) for pair in zip(weights, trainer.parameters, strict=True))
+    running = {name: value for name, value in trainer.backbone.named_buffers() if name.endswith("running_mean")}
+    assert any(value.isnan().any() for value in running.values())  # as `Trainer.train_step` says
 
 
 def test_clipping_bounds_the_gradient(tiny_config: MakeConfig) -> None:
@@ -387,7 +400,28 @@ def test_a_run_can_start_from_anothers_weights(tiny_config: MakeConfig, tmp_path
     Trainer(streamed, training_images(streamed)).start_from(open_source(first.output))
     assert train(again, console=QUIET).finished
     shutil.rmtree(first.output)
-    assert train(again, resume=True, console=QUIET).finished  # needs the source no more
+    moved = again.model_copy(update={"start_from": tmp_path / "moved"})
+    with (tmp_path / "shown").open("w", encoding="utf-8") as shown:  # needs the source no more, wherever it lies
+        for config in (again, moved, again.model_copy(update={"start_from": None})):
+            assert train(config, resume=True, console=Console(width=300, file=shown)).finished
+    assert (tmp_path / "shown").read_text(encoding="utf-8").count("moved is not read: the run goes on from ") == 1
+    assert json.loads((again.output / "config.json").read_text(encoding="utf-8"))["start_from"] == str(first.output)
+    with pytest.raises(CheckpointError, match="other settings of: start_from"):  # of a result that is there already
+        require_same_run(moved, json.loads(again.model_dump_json()), again.output)
+
+
+def test_the_same_parts_may_be_frozen_by_name_or_by_number(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    def freezing(freeze: object) -> TrainConfig:
+        return tiny_config(start_from=tmp_path, freeze=freeze)
+
+    saved = json.loads(freezing(2).model_dump_json())
+    state = torch.get_rng_state()
+    for same in (2, ["stem", "stage1"], ["stage1", "stem"]):
+        require_same_run(freezing(same), saved, tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+    for other in (0, 1, ["stem", "stage2"]):
+        with pytest.raises(CheckpointError, match="other settings of: freeze;"):
+            require_same_run(freezing(other), saved, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """What is known about an aligned folder: the report that lies in it, and the settings its crops were made with."""
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from facemargin.errors import DataError
 
 REPORT_NAME = "align-report.json"
 
@@ -73,3 +76,19 @@ class AlignReport(BaseModel):
         """Share of the readable photographs looked at so far in which a face was found; 0 when there is none."""
         looked_at = self.aligned + len(self.not_detected)
         return self.aligned / looked_at if looked_at else 0.0
+
+
+def not_detected(aligned_root: Path) -> frozenset[str]:
+    """Photographs that `facemargin data align` found no face in, as ``person/stem``; empty without its report.
+
+    Raises:
+        DataError: a report that cannot be read.
+    """
+    path = aligned_root / REPORT_NAME
+    if not path.is_file():
+        return frozenset()
+    try:
+        report = AlignReport.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DataError(f"{path} is not a report of `facemargin data align`: {error}") from error
+    return frozenset(name.rpartition(".")[0] for name in report.not_detected)

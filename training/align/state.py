@@ -4,7 +4,7 @@ import time
 
 from training.align.report import REPORT_NAME, AlignReport, Unreadable
 from training.align.walk import Job, Walk
-from training.align.workers import Outcome, Work, write_whole
+from training.align.workers import Outcome, Work, write_output
 
 
 class State:
@@ -67,5 +67,5 @@ class State:
     def save(self) -> AlignReport:
         """Write the report into the target."""
         report = self.report()
-        write_whole(self.work.target / REPORT_NAME, report.model_dump_json(indent=2).encode() + b"\n")
+        write_output(self.work.target / REPORT_NAME, report.model_dump_json(indent=2).encode() + b"\n")
         return report

@@ -1,8 +1,6 @@
 """Photograph -> crop, in one process or several. Owns the processes and what becomes of each photograph."""
 
-import contextlib
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -26,6 +24,7 @@ from facemargin.preprocessing import (
 )
 from training.align.report import AlignSettings, FacePolicy
 from training.align.walk import Job
+from training.whole_file import write_whole
 
 # A user's own photographs may be larger than what strangers may send to the service, up to what Pillow takes unasked.
 PHOTOGRAPH_LIMITS = ImageLimits(max_bytes=100 * 1024 * 1024, max_side=32_768, max_pixels=89_000_000)
@@ -107,7 +106,7 @@ def align_one(job: Job, work: Work, detector: Detector) -> Outcome:
         chosen = _chosen(faces, image.shape[:2], work.settings.face)
         crop = align(image, chosen.landmarks, work.settings.template)
         encode = encode_png if work.settings.crop_format == "png" else encode_jpeg
-        write_whole(work.target / job.crop, encode(crop))
+        write_output(work.target / job.crop, encode(crop))
     return Outcome(job.photograph, len(faces), None)
 
 
@@ -115,14 +114,14 @@ def _chosen(faces: Sequence[Face], size: tuple[int, int], policy: FacePolicy) ->
     return central_face(faces, size) if policy == "central" else one_face(faces, "largest")
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a whole file or none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+def write_output(path: Path, data: bytes) -> None:
+    """Write a whole file or none, and its folder where there is none yet.
+
+    Raises:
+        DataError: it cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        write_whole(path, data, sync=False)  # a wait for the disk a crop would take longer than finding the face
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -23,6 +23,7 @@ from facemargin.partitions import PARTITIONS
 from training.bench.report import SHOWN, write_report
 from training.bench.steps import PEERS, Cost, measure, measure_peer
 from training.hardware import describe_hardware
+from training.whole_file import write_whole
 
 CLASSES = "10000,100000,1000000"
 BIAS_CLASSES = 10_000
@@ -98,9 +99,7 @@ def _stored(path: Path, settings: dict[str, Any], again: bool) -> dict[str, Any]
 
 def _store(path: Path, found: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The loader alone, the training step alone, and both together: ``python -m training.bench.loader``.
 
-Each way to make batches (between the steps, by threads, by processes) is measured with the same real training step, on
-PNG and JPEG crops, decoded anew or kept in memory. In every repetition all take their turns, so that a busy machine
-slows all of them; ratios are of figures from the same repetition. Without ``--data`` the crops are drawn people.
+Each way to make batches (between the steps, or ahead by a thread) is measured with the same real training step, on JPEG
+and PNG crops that are decoded anew and on crops kept in memory. In every repetition all take their turns, so that a
+busy machine slows all of them; ratios are of figures from the same repetition. Without ``--data`` the crops are drawn
+people.
 """
 
 import json
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ from training.trainer import Trainer
 BATCH_SIZE = 64
 NETWORKS = {"iresnet18 ×0.25, 48×48": (0.25, 48), "iresnet18 ×0.5, 64×64": (0.5, 64)}
 """Width and input size of each measured network."""
+CROPS = (("jpeg", False), ("png", False), ("png", True))
+"""Form of the measured crops, and whether they are kept in memory; once there, their form matters no more."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +45,17 @@ class Way:
     """Who makes the batches.
 
     Attributes:
-        workers, kind: as in the config.
+        workers: as in the config.
         threads: of PyTorch.
     """
 
     workers: int
-    kind: Literal["thread", "process"]
     threads: int
 
     def __str__(self) -> str:
         """As in the page's table."""
-        plural = "" if self.workers == 1 else "es" if self.kind == "process" else "s"
-        made = f"{self.workers} {self.kind}{plural} ahead" if self.workers else "between the steps"
+        plural = "" if self.workers == 1 else "s"
+        made = f"{self.workers} thread{plural} ahead" if self.workers else "between the steps"
         return f"{made}, network on {self.threads}"
 
 
@@ -77,10 +79,8 @@ class Measured:
 
 
 def ways(cores: int) -> list[Way]:
-    """What is worth a comparison on so many cores."""
-    ahead = [Way(workers, kind, cores) for kind in ("thread", "process") for workers in (1, 2)]
-    fewer = [Way(1, kind, cores - 1) for kind in ("thread", "process")] if cores > 1 else []
-    return [Way(0, "thread", cores), *ahead, *fewer]
+    """What is worth a comparison: the default beside a CPU of few cores, and one thread ahead."""
+    return [Way(0, cores), Way(1, cores)]
 
 
 def rate(run: Iterator[Any], warm_up: int, steps: int) -> float:
@@ -104,14 +104,13 @@ class Bench:
         self.plan = BatchPlan(len(images.pictures), BATCH_SIZE, 0)
         self.trainer = Trainer(self.config, images)
         self.trainer.network.train()
-        self.fixed = next(iter(self._loader(images, Way(0, "thread", 1), False)))
+        self.fixed = next(iter(self._loader(images, Way(0, 1), False)))
         self.rows: list[tuple[Way, Loader, Measured]] = []
         for way in ways(torch.get_num_threads()):
-            for files, set_of_crops in crops.items():
-                # Processes would have to fill a cache each anew in every repetition.
-                for cached in (False, True) if way.kind == "thread" else (False,):
-                    measured = Measured(network, files, cached, str(way))
-                    self.rows.append((way, self._loader(set_of_crops, way, cached), measured))
+            for files, cached in CROPS:
+                self.rows.append(
+                    (way, self._loader(crops[files], way, cached), Measured(network, files, cached, str(way)))
+                )
 
     def repeat(self, done: Callable[[], None], *, counts: bool = True) -> None:
         """Measure everything once in turn."""
@@ -121,7 +120,7 @@ class Bench:
             torch.set_num_threads(way.threads)
             ahead = BATCHES_AHEAD * way.workers + 1
             with closing(iter(loader)) as batches:
-                alone = rate(batches, ahead, max(self.steps, 2 * ahead))
+                alone = rate(batches, ahead, self.steps)
             with closing(iter(loader)) as batches:
                 both = rate(self._train(batches), ahead, self.steps)
             torch.set_num_threads(all_cores)
@@ -140,7 +139,6 @@ class Bench:
             augmentation=self.config.augmentation,
             preprocessing=self.config.preprocessing,
             workers=way.workers,
-            worker_kind=way.kind,
             pin_memory=False,
             cache=cached,
         )
@@ -201,7 +199,7 @@ def measure(images: LabelledImages, *, count: int, steps: int, repeats: int) -> 
 def main(
     data: Annotated[list[Path] | None, typer.Option(help="Aligned crops; repeat it. Drawn people without.")] = None,
     images: Annotated[int, typer.Option(min=BATCH_SIZE, help="Crops to use at most.")] = 512,
-    steps: Annotated[int, typer.Option(min=1, help="Timed steps of each repetition.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps of each repetition.")] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each.")] = 5,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures here, the page beside it.")

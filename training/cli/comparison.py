@@ -1,5 +1,6 @@
 """Comparing loss heads."""
 
+import re
 import shlex
 import sys
 from enum import StrEnum
@@ -126,10 +127,10 @@ def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
 
 
 def _numbers(option: str, text: str) -> list[int]:
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"{option} must be numbers separated by commas, got {text!r}") from error
+    numbers = [number.strip() for number in text.split(",")]
+    if not all(re.fullmatch("[0-9]+", number) for number in numbers):
+        raise ConfigError(f"{option} must be numbers from 0 separated by commas, got {text!r}")
+    return [int(number) for number in numbers]
 
 
 def _refuse_with_recipe(**flags: Any) -> None:

@@ -12,6 +12,7 @@ from training.cli.options import Aligned, Bundle, DetectorFile, Json, detector_o
 if TYPE_CHECKING:
     from facemargin import bundle as bundles
     from facemargin.preprocessing import Detector
+    from training.data.groups import Groups
     from training.data.protocols import PairSet, Source, TemplatePairs, TemplateSearch
     from training.evaluation_report import AllPairsReport, EvaluationReport
     from training.group_rates import GroupRates
@@ -121,11 +122,13 @@ def evaluate(
         _print(loaded, found, None, record=record, as_json=as_json)
         return
     detecting = detector_of(detector, chosen.aligned)
+    if all_pairs:
+        _require_people(chosen, source)
+    grouping = None if groups is None else _grouping(loaded, chosen, groups, at_fmr, threshold_from)
     report = _pairs(loaded, chosen, detecting, flip_sum=flip_sum, fars=fars, on_bad=on_bad)
     _refuse_rows(report, refuse_unsupported)
-    if groups is not None:
-        rates = _by_group(loaded, chosen, report, groups, at_fmr=at_fmr, threshold_from=threshold_from)
-        report = report.model_copy(update={"groups": rates})
+    if grouping is not None:
+        report = report.model_copy(update={"groups": _by_group(chosen, report, *grouping, at_fmr)})
     everyone = _all_pairs(loaded, chosen, report, source, detecting, flip_sum) if all_pairs else None
     _draw(loaded.manifest.name, report, roc, histogram)
     _print(loaded, report, everyone, record=record, as_json=as_json)
@@ -193,20 +196,34 @@ def _templates(
     )  # fmt: skip
 
 
-def _by_group(
-    loaded: "bundles.Bundle", pairs: "PairSet", report: "EvaluationReport", groups: Path, *,
-    at_fmr: float, threshold_from: ThresholdFrom,
-) -> "GroupRates":  # fmt: skip
+def _grouping(
+    loaded: "bundles.Bundle", pairs: "PairSet", path: Path, at_fmr: float, threshold_from: ThresholdFrom
+) -> "tuple[Groups, float | None]":
+    """The groups and the calibration's threshold, with every mistake in them told before anything is embedded."""
     from training.data.groups import read_groups
+    from training.group_errors import require_groups
+
+    groups = read_groups(path)
+    require_groups(pairs, groups)
+    if threshold_from is ThresholdFrom.pairs:
+        return groups, None
+    calibration = loaded.manifest.calibration
+    if calibration is None:
+        raise CalibrationError(f"{loaded.path} has no calibration; `facemargin calibrate` makes one")
+    return groups, calibration.threshold(at_fmr, extrapolate=False).value
+
+
+def _by_group(
+    pairs: "PairSet", report: "EvaluationReport", groups: "Groups", threshold: float | None, at_fmr: float
+) -> "GroupRates":
     from training.group_errors import rates_by_group
 
-    threshold = None
-    if threshold_from is ThresholdFrom.calibration:
-        calibration = loaded.manifest.calibration
-        if calibration is None:
-            raise CalibrationError(f"{loaded.path} has no calibration; `facemargin calibrate` makes one")
-        threshold = calibration.threshold(at_fmr, extrapolate=False).value
-    return rates_by_group(pairs, report, read_groups(groups), fmr=at_fmr, threshold=threshold)
+    return rates_by_group(pairs, report, groups, fmr=at_fmr, threshold=threshold)
+
+
+def _require_people(pairs: "PairSet", source: "Source") -> None:
+    if pairs.people is None or not source.images.is_dir():
+        raise ConfigError("--all-pairs needs a folder a person and a protocol that names the people, as LFW's does")
 
 
 def _all_pairs(
@@ -217,10 +234,8 @@ def _all_pairs(
     from training.all_pairs import embed_people, evaluate_all_pairs
     from training.evaluate import with_flip_sum
 
-    if pairs.people is None or not source.images.is_dir():
-        raise ConfigError("--all-pairs needs a folder a person and a protocol that names the people, as LFW's does")
     vectors, names = embed_people(
-        Embedder(with_flip_sum(loaded, flip_sum)).embed, source.images, set(pairs.people), aligned=pairs.aligned,
+        Embedder(with_flip_sum(loaded, flip_sum)).embed, source.images, set(pairs.people or ()), aligned=pairs.aligned,
         detector=detector, template=loaded.manifest.preprocessing.template,
     )  # fmt: skip
     return evaluate_all_pairs(vectors, names, protocol=f"all pairs of {report.protocol}")

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from facemargin.errors import DataError, ImageError
 from training.data.pictures import LabelledImages
+from training.whole_file import write_whole
 
 _CELL = 112
 _GAP = 6
@@ -43,8 +45,7 @@ def draw_contact_sheet(
     for name, value in (("people", people), ("pictures", pictures)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if output.suffix.lower() != ".png":
-        raise DataError(f"a contact sheet is a .png file, not {output}")
+    require_sheet(output)
     random = np.random.default_rng(seed)
     chosen = random.choice(len(images.people), min(people, len(images.people)), replace=False)
     rows = [_some(np.flatnonzero(images.labels == label), pictures, random) for label in np.sort(chosen)]
@@ -53,6 +54,22 @@ def draw_contact_sheet(
     for number, row in enumerate(rows):
         _draw_row(sheet, (left, _MARGIN + _top(bool(title)) + number * (_CELL + _GAP)), images, row)
     return _save(sheet, output)
+
+
+def require_sheet(output: Path) -> None:
+    """Refuse a file that a sheet could not be written to, before any picture is read.
+
+    Raises:
+        DataError: another suffix, a folder in its place, or no folder that can be written to.
+    """
+    if output.suffix.lower() != ".png":
+        raise DataError(f"a contact sheet is a .png file, not {output}")
+    if output.is_dir():
+        raise DataError(f"cannot write {output}: it is a folder")
+    if not output.parent.is_dir():
+        raise DataError(f"cannot write {output}: there is no folder {output.parent}")
+    if not os.access(output.parent, os.W_OK):
+        raise DataError(f"cannot write {output}: no permission to write to {output.parent}")
 
 
 def _some(rows: NDArray[np.intp], count: int, random: np.random.Generator) -> NDArray[np.intp]:
@@ -121,9 +138,7 @@ def _write(sheet: Image.Image, corner: tuple[int, int], text: str, size_px: int,
 def _save(sheet: Image.Image, output: Path) -> Path:
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
-    partial = output.with_name(output.name + ".partial")
     try:
-        partial.write_bytes(buffer.getvalue())
-        return partial.replace(output)
+        return write_whole(output, buffer.getvalue())
     except OSError as error:
         raise DataError(f"cannot write {output}: {error}") from error

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemargin.errors import DataError
+from training.whole_file import write_whole
 
 UNSIGNED_BYTE = 0x08
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -75,9 +76,7 @@ def write_idx(path: Path, array: NDArray[np.uint8]) -> Path:
             f"array has dtype {array.dtype} and {array.ndim} axes; idx files here hold uint8 on 1 to {_MOST_AXES} axes"
         )
     content = bytes([0, 0, UNSIGNED_BYTE, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
-    return partial.replace(path)
+    return write_whole(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def _content(path: Path) -> bytes:

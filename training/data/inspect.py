@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,40 +17,16 @@ from rich.progress import track
 
 from facemargin.errors import DataError, ImageError
 from facemargin.preprocessing import decode
-from training.data.contact_sheet import draw_contact_sheet
+from training.data.colour_order import ColourOrder, PictureColour, colour_order, picture_colour
+from training.data.contact_sheet import draw_contact_sheet, require_sheet
 from training.data.formats import format_name
 from training.data.pictures import LabelledImages
 from training.data.sources import read_source
-
-ColourVerdict = Literal["rgb", "bgr", "grey", "cannot tell"]
+from training.data.unreadable import UnreadablePicture
 
 _SHOWN = 5
 _DUPLICATES_NAMED = 100
 _BATCH = 256
-_FEWEST_COLOURED = 20
-_CLEAR = 0.8  # 100.0 % of LFW's and 99.6 % of CelebA's coloured aligned crops have more red than blue in the centre
-_NOTICEABLE = 1.0  # grey levels between red and blue; below, a picture is as good as grey
-_CENTRE = 0.5  # of height and width
-
-
-class ColourOrder(BaseModel):
-    """Whether red and blue are where they should be.
-
-    Skin has more red than blue in nearly any light, so the centres of faces show whether the two are exchanged.
-
-    Attributes:
-        verdict: ``bgr`` is exchanged.
-        coloured: pictures whose centre has a colour.
-        red_share: share of these with more red than blue in the centre; None where there are none.
-        reason: in words.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    verdict: ColourVerdict
-    coloured: int
-    red_share: float | None
-    reason: str
 
 
 class DataContents(BaseModel):
@@ -63,7 +39,7 @@ class DataContents(BaseModel):
         single_image_people: people with one picture, who give no genuine pair.
         read: pictures that were looked at; all further figures are of these.
         sizes: pictures of each ``HxW``, most frequent first.
-        unreadable: pictures that cannot be decoded, as ``person/name``, with the reason.
+        unreadable: pictures that cannot be decoded, each with the reason.
         duplicate_images: pictures that are byte for byte another one; how many could go.
         duplicates: pictures that are the same, as ``person/name``, the first hundred groups.
         duplicates_across_people: groups with pictures of several people.
@@ -81,7 +57,7 @@ class DataContents(BaseModel):
     single_image_people: int
     read: int
     sizes: dict[str, int]
-    unreadable: dict[str, str]
+    unreadable: tuple[UnreadablePicture, ...]
     duplicate_images: int
     duplicates: tuple[tuple[str, ...], ...]
     duplicates_across_people: int
@@ -111,7 +87,7 @@ class DataContents(BaseModel):
         lines.append(self._duplicates_text())
         lines += [f"same bytes: {', '.join(group)}" for group in self.duplicates[:_SHOWN]]
         lines.append(f"unreadable: {len(self.unreadable):,}")
-        lines += [f"unreadable: {name}: {reason}" for name, reason in self.unreadable.items()]
+        lines += [f"unreadable: {one.name} ({one.reason})" for one in self.unreadable]
         return "\n".join(lines)
 
     def _duplicates_text(self) -> str:
@@ -126,7 +102,7 @@ class _Look(NamedTuple):
     size: tuple[int, int]
     sums: NDArray[np.float64]
     squares: NDArray[np.float64]
-    red_over_blue: float
+    colour: PictureColour
 
 
 def inspect_data(
@@ -152,11 +128,14 @@ def inspect_data(
 
     Raises:
         ConfigError: an unknown format.
-        DataError: a data set that cannot be used at all.
+        DataError: a data set that cannot be used at all, or a sheet that could not be written; told before any picture
+            is read.
         ValueError: `sample` below 1.
     """
     if sample is not None and sample < 1:
         raise ValueError(f"sample must be at least 1, got {sample}")
+    if sheet is not None:
+        require_sheet(sheet)
     images = read_source(path, format=format, root=root)
     rows = np.arange(len(images.labels))
     if sample is not None and sample < len(rows):
@@ -187,15 +166,15 @@ class _Findings:
     def __init__(self, images: LabelledImages) -> None:
         self.images = images
         self.sizes: Counter[str] = Counter()
-        self.unreadable: dict[str, str] = {}
+        self.unreadable: list[UnreadablePicture] = []
         self.rows: list[int] = []
         self.digests = bytearray()
         self.sums, self.squares, self.pixels = np.zeros(3), np.zeros(3), 0
-        self.red_over_blue: list[float] = []
+        self.colours: list[PictureColour] = []
 
     def add(self, row: int, look: "_Look | str") -> None:
         if isinstance(look, str):
-            self.unreadable[self.name(row)] = look
+            self.unreadable.append(UnreadablePicture.of(self.images, row, look))
             return
         self.sizes[f"{look.size[0]}x{look.size[1]}"] += 1
         self.rows.append(row)
@@ -203,7 +182,7 @@ class _Findings:
         self.sums += look.sums
         self.squares += look.squares
         self.pixels += look.size[0] * look.size[1]
-        self.red_over_blue.append(look.red_over_blue)
+        self.colours.append(look.colour)
 
     def name(self, row: int) -> str:
         return f"{self.images.people[self.images.labels[row]]}/{self.images.picture_name(row)}"
@@ -214,11 +193,11 @@ class _Findings:
         across = sum(len(set(self.images.labels[group].tolist())) > 1 for group in groups)
         return {
             "sizes": dict(self.sizes.most_common()),
-            "unreadable": self.unreadable,
+            "unreadable": tuple(self.unreadable),
             "duplicate_images": sum(len(group) - 1 for group in groups),
             "duplicates": tuple(tuple(map(self.name, group)) for group in groups[:_DUPLICATES_NAMED]),
             "duplicates_across_people": across,
-            "colour_order": colour_order(np.array(self.red_over_blue)),
+            "colour_order": colour_order(*np.array(self.colours, dtype=np.float64).reshape(-1, 2).T),
             "mean": mean,
             "std": std,
         }
@@ -240,27 +219,6 @@ class _Findings:
         return list(groups.values())
 
 
-def colour_order(red_over_blue: NDArray[np.float64]) -> ColourOrder:
-    """Guess the colour order from the mean of red less blue in the centre of each picture, in grey levels."""
-    coloured = red_over_blue[np.abs(red_over_blue) >= _NOTICEABLE]
-    share = float((coloured > 0).mean()) if coloured.size else None
-    verdict, reason = _colour_verdict(len(red_over_blue), len(coloured), share)
-    return ColourOrder(verdict=verdict, coloured=len(coloured), red_share=share, reason=reason)
-
-
-def _colour_verdict(pictures: int, coloured: int, share: float | None) -> tuple[ColourVerdict, str]:
-    if share is None or coloured < 0.05 * pictures:
-        return "grey", f"{pictures - coloured:,} of {pictures:,} pictures have no colour in the centre: cannot tell"
-    found = f"{share:.1%} of {coloured:,} coloured pictures have more red than blue in the centre"
-    if coloured < _FEWEST_COLOURED:
-        return "cannot tell", f"{found}; at least {_FEWEST_COLOURED} are needed"
-    if share >= _CLEAR:
-        return "rgb", f"{found}, as skin has"
-    if share <= 1 - _CLEAR:
-        return "bgr", f"{found}; skin has more red: red and blue are exchanged"
-    return "cannot tell", f"{found}; skin has at least {_CLEAR:.0%}"
-
-
 def _looks(images: LabelledImages, rows: NDArray[np.intp], console: Console) -> Iterator[tuple[int, "_Look | str"]]:
     starts = range(0, len(rows), _BATCH)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -278,15 +236,13 @@ def _look(images: LabelledImages, row: int) -> "_Look | str":
         return str(error)
     height, width = pixels.shape[:2]
     mean, std = (values.ravel() for values in cv2.meanStdDev(pixels))
-    margin_y, margin_x = int(height * (1 - _CENTRE) / 2), int(width * (1 - _CENTRE) / 2)
-    centre = pixels[margin_y : height - margin_y, margin_x : width - margin_x].mean(axis=(0, 1))
     digest = hashlib.blake2b(data, digest_size=16).digest()
     return _Look(
         digest,
         (height, width),
         height * width * mean,
         height * width * (std**2 + mean**2),
-        float(centre[0] - centre[2]),
+        picture_colour(pixels),
     )
 
 

@@ -4,19 +4,12 @@ So a run that stops and resumes sees the same batches, with any number of worker
 batches when, and what happens to a picture that cannot be read; `training.data.samples` makes them.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 
@@ -31,6 +24,7 @@ BATCHES_AHEAD = 2
 """Batches a worker has ready or in the making."""
 
 _NAMED = 5
+"""Pictures that the error of too many names."""
 
 
 class Batch(NamedTuple):
@@ -102,6 +96,18 @@ class BadImages:
     before: int = 0
 
 
+@dataclass
+class _LeftOut:
+    """Pictures of an epoch that could not be read: how many, and the first that this loader saw."""
+
+    count: int = 0
+    first: list[Unreadable] = field(default_factory=list)
+
+    def add(self, unreadable: Sequence[Unreadable]) -> None:
+        self.count += len(unreadable)
+        self.first += unreadable[: _NAMED - len(self.first)]
+
+
 class Loader:
     """The batches of the steps from ``first_step`` up to but without ``last_step``; see `make_loader`."""
 
@@ -112,40 +118,38 @@ class Loader:
         *,
         steps: range,
         workers: int,
-        worker_kind: Literal["thread", "process"],
         pin_memory: bool,
         bad: BadImages,
     ) -> None:
         self.plan, self.make, self.steps, self.bad = plan, make, steps, bad
-        self.workers, self.worker_kind, self.pin_memory = workers, worker_kind, pin_memory
+        self.workers, self.pin_memory = workers, pin_memory
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __iter__(self) -> Generator[Batch, None, None]:
-        left_out: list[Unreadable] = []
-        before = self.bad.before
+        left_out = _LeftOut(self.bad.before)
         for step, made in zip(self.steps, self._made(), strict=True):
             if step % self.plan.steps_per_epoch == 0 and step != self.steps.start:
-                left_out, before = [], 0
-            left_out += made.unreadable
-            self._refuse(left_out, before, step // self.plan.steps_per_epoch)
+                left_out = _LeftOut()
+            if made.unreadable:
+                left_out.add(made.unreadable)
+                self._refuse(left_out, step // self.plan.steps_per_epoch)
             crops, labels = made.crops, made.labels
             if self.pin_memory:
                 crops, labels = crops.pin_memory(), labels.pin_memory()
-            yield Batch(crops, labels, tuple(_one_line(error) for error in made.unreadable), made.decoded_on_cpu)
+            yield Batch(crops, labels, tuple(str(one) for one in made.unreadable), made.decoded_on_cpu)
 
-    def _refuse(self, left_out: list[Unreadable], before: int, epoch: int) -> None:
+    def _refuse(self, left_out: "_LeftOut", epoch: int) -> None:
         """Raise where pictures that cannot be read are not, or no longer, to be left out."""
-        if left_out and self.bad.on_bad_image == "fail":
-            raise left_out[0]
-        samples, count = self.plan.steps_per_epoch * self.plan.batch_size, before + len(left_out)
-        if left_out and count > self.bad.max_bad_share * samples:
-            named = "; ".join(_one_line(error) for error in left_out[:_NAMED])
+        if self.bad.on_bad_image == "fail":
+            raise left_out.first[0].error()
+        samples = self.plan.steps_per_epoch * self.plan.batch_size
+        if left_out.count > self.bad.max_bad_share * samples:
             raise DataError(
-                f"{count:,} of the {samples:,} images of epoch {epoch + 1} cannot be read, more than "
-                f"data.max_bad_share = {self.bad.max_bad_share:g} allows: {named}"
-                + ("; …" if len(left_out) > _NAMED else "")
+                f"{left_out.count:,} of the {samples:,} images of epoch {epoch + 1} cannot be read, more than "
+                f"data.max_bad_share = {self.bad.max_bad_share:g} allows: {'; '.join(map(str, left_out.first))}"
+                + ("; …" if left_out.count > len(left_out.first) else "")
             )
 
     def _made(self) -> Iterator[Made]:
@@ -154,20 +158,16 @@ class Loader:
             yield from self._between_steps(batches)
             return
         pending: deque[Future[Made]] = deque()
-        with self._pool() as pool:
-            work = self.make if self.worker_kind == "thread" else _make_here
-            try:
-                for keys in batches:
-                    pending.append(pool.submit(work, keys))
-                    if len(pending) > BATCHES_AHEAD * self.workers:
-                        yield pending.popleft().result()
-                while pending:
+        pool = ThreadPoolExecutor(self.workers, "loader")
+        try:
+            for keys in batches:
+                pending.append(pool.submit(self.make, keys))
+                if len(pending) > BATCHES_AHEAD * self.workers:
                     yield pending.popleft().result()
-            except BrokenProcessPool as error:
-                raise DataError(
-                    "a loader process ended unexpectedly (killed, or out of memory); go on with --resume, with a lower "
-                    "data.workers, data.cache = false, or data.workers = 0 for none"
-                ) from error
+            while pending:
+                yield pending.popleft().result()
+        finally:  # what is planned is not made any more, whether the run ends or a batch could not be made
+            pool.shutdown(cancel_futures=True)
 
     def _between_steps(self, batches: Iterator[list[Key]]) -> Iterator[Made]:
         """Each batch when it is asked for, by as many threads as the network has: they wait for each other in turn."""
@@ -177,49 +177,6 @@ class Loader:
                 share = -(-len(keys) // threads)
                 slices = [keys[start : start + share] for start in range(0, len(keys), share)]
                 yield joined(list(pool.map(self.make, slices)))
-
-    @contextmanager
-    def _pool(self) -> Iterator[Executor]:
-        pool: Executor
-        if self.worker_kind == "thread":
-            pool = ThreadPoolExecutor(self.workers, "loader")
-        else:  # a forked OpenCV can wait for ever for its old threads
-            context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(self.workers, context, _start_process, (self.make,))
-        try:
-            yield pool
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _one_line(error: Unreadable) -> str:
-    return " ".join(str(error).split())
-
-
-_maker: BatchMaker | None = None
-
-
-def _start_process(make: BatchMaker) -> None:
-    """Leave Ctrl-C to the training process, which saves; one thread a process; do not outlive the training process."""
-    global _maker
-    _maker = make
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _make_here(keys: list[Key]) -> Made:
-    if _maker is None:
-        raise RuntimeError("the loader process was not started by _start_process")
-    return _maker(keys)
 
 
 def default_workers(*, on_gpu: bool) -> int:
@@ -248,7 +205,6 @@ def make_loader(
     workers: int | None,
     pin_memory: bool,
     cache: bool | None = False,
-    worker_kind: Literal["thread", "process"] = "thread",
     on_bad_image: Literal["fail", "skip"] = "fail",
     max_bad_share: float = 0.01,
     unreadable_before: int = 0,
@@ -256,22 +212,20 @@ def make_loader(
 ) -> Loader:
     """Batches for the steps from `first_step` up to but without `last_step`.
 
-    Iterating raises DataError or ImageError for a picture that cannot be read, and DataError for too many of them or
-    for a loader process that died.
+    Iterating raises DataError or ImageError for a picture that cannot be read, and DataError for too many of them.
 
     Args:
         images: the training set.
         plan: its order.
         first_step, last_step: optimizer steps, 0-based.
         augmentation, preprocessing: what happens to a crop.
-        workers: threads or processes that make batches ahead; 0 makes each when it is asked for, on the network's
-            threads; None is `default_workers`.
+        workers: threads that make batches ahead; 0 makes each when it is asked for, by as many threads as the network
+            has; None is `default_workers`.
         pin_memory: the network is on a GPU: put batches where it can fetch them.
         cache: keep decoded crops; None keeps them where they fit `training.data.samples.CACHE_BYTES`.
-        worker_kind: what a worker is.
         on_bad_image, max_bad_share: see `BadImages`.
         unreadable_before: samples left out in the epoch of `first_step`, before it.
-        decode_on: CUDA device that decodes JPEG files, by threads of this process; None decodes on the CPU.
+        decode_on: CUDA device that decodes JPEG files; None decodes on the CPU.
 
     Raises:
         ConfigError: `decode_on` cannot decode.
@@ -290,7 +244,6 @@ def make_loader(
         make,
         steps=range(first_step, last_step),
         workers=default_workers(on_gpu=pin_memory) if workers is None else workers,
-        worker_kind="thread" if decoder is not None else worker_kind,
         pin_memory=pin_memory,
         bad=BadImages(on_bad_image, max_bad_share, unreadable_before),
     )

@@ -1,6 +1,6 @@
 """Labelled pictures, still encoded: where the bytes of each lie, and whose face it shows.
 
-Whatever the format of a data set, a picture in it is a file or byte ranges of one, so that loader processes share
+Whatever the format of a data set, a picture in it is a file or byte ranges of one, so that loader threads share
 nothing but paths and numbers.
 """
 
@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, overload
 
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 
 from facemargin.errors import DataError, ImageError
 from facemargin.preprocessing import DEFAULT_LIMITS, ImageLimits, decode, read_image
+
+MOST_GAPS = 1000
+"""`LabelledImages.gaps` names no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +121,15 @@ class LabelledImages:
         labels: int64 (N,), class of each, 0 … C−1.
         people: name of each class.
         left_out: people dropped because they have too few images.
+        gaps: numbers below the largest label that no picture has, as the source counts its people (its readers number
+            them anew); at most the first thousand. Empty where the source gives names.
     """
 
     pictures: Sequence[Picture]
     labels: NDArray[np.int64]
     people: tuple[str, ...]
     left_out: int = 0
+    gaps: tuple[int, ...] = ()
 
     def class_counts(self) -> list[int]:
         """Images of each person, in the order of the classes."""
@@ -133,14 +140,28 @@ class LabelledImages:
         return self.pictures.name(index) if isinstance(self.pictures, LazyPictures) else self.pictures[index].name
 
     def fingerprint(self) -> str:
-        """SHA-256 over people, names of pictures and labels: equal for equal training sets wherever they lie."""
+        """SHA-256 over people, names of pictures and labels: equal for equal training sets wherever they lie.
+
+        Names count as the bytes that they have on disk, also where these are no UTF-8.
+        """
         return self._fingerprint
 
     @cached_property
     def _fingerprint(self) -> str:  # every checkpoint asks for it
         digest = hashlib.sha256()
         for name in self.people:
-            digest.update(f"{name}\n".encode())
+            digest.update(f"{name}\n".encode(errors="surrogateescape"))
         for index, label in enumerate(self.labels):
-            digest.update(f"{label}\t{self.picture_name(index)}\n".encode())
+            digest.update(f"{label}\t{self.picture_name(index)}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
+
+
+def label_gaps(numbers: Sequence[int]) -> tuple[int, ...]:
+    """The whole numbers from 0 on that are missing below the largest of some ascending ones, at most a thousand.
+
+    >>> label_gaps([0, 1, 4])
+    (2, 3)
+    """
+    before = [-1, *numbers]
+    missing = (range(low + 1, high) for low, high in zip(before, numbers, strict=False))
+    return tuple(islice(chain.from_iterable(missing), MOST_GAPS))

@@ -1,4 +1,4 @@
-"""Sample numbers -> normalised crops: reading, keeping, augmenting; in the training process or in a loader process."""
+"""Sample numbers -> normalised crops: reading, keeping, augmenting."""
 
 import os
 from typing import NamedTuple
@@ -19,9 +19,28 @@ from training.data.pictures import LabelledImages
 CACHE_BYTES = 1024**3
 """Decoded crops are kept by default where all of them fit here."""
 
-Unreadable = DataError | ImageError
 Key = tuple[int, int]
 """(epoch, sample)"""
+
+
+class Unreadable(NamedTuple):
+    """Why a picture could not be read, without the exception: its traceback would keep the pixels of the whole batch.
+
+    Attributes:
+        kind: of error.
+        message: of it, naming the picture.
+    """
+
+    kind: type[DataError | ImageError]
+    message: str
+
+    def error(self) -> DataError | ImageError:
+        """The error, to be raised."""
+        return self.kind(self.message)
+
+    def __str__(self) -> str:
+        """The message on one line."""
+        return " ".join(self.message.split())
 
 
 class Made(NamedTuple):
@@ -59,7 +78,7 @@ def fits_cache(images: LabelledImages, template: str) -> bool:
 
 
 class BatchMaker:
-    """Makes batches. A sample depends on (seed, epoch, sample) alone, so any thread or process may make it."""
+    """Makes batches. A sample depends on (seed, epoch, sample) alone, so any thread may make it."""
 
     def __init__(
         self,
@@ -86,7 +105,7 @@ class BatchMaker:
             try:
                 crop = self._crop(sample, known)
             except (DataError, ImageError) as error:
-                unreadable.append(error)
+                unreadable.append(Unreadable(type(error), str(error)))
                 continue
             changed = augment(crop, self.augmentation, np.random.default_rng((self.seed, epoch, sample)))
             pixels[len(labels)] = resized(changed, self.preprocessing.size)

@@ -36,6 +36,9 @@ def label_people(sources: Sequence[Path], *, only: Iterable[str] | None = None, 
             keeps all.
         min_images: people with fewer pictures are left out.
 
+    Returns:
+        The pictures; `gaps` are those of a single source, and none of several.
+
     Raises:
         ConfigError: `only` with another format, or a file of no known format.
         DataError: an unusable data set, or nobody left.
@@ -44,11 +47,13 @@ def label_people(sources: Sequence[Path], *, only: Iterable[str] | None = None, 
     parts: list[LazyPictures] = []
     labels, people = [np.zeros(0, dtype=np.int64)], list[str]()
     left_out = 0
+    gaps: tuple[int, ...] = ()
     for position, path in enumerate(sources):
         wanted = first if position == 0 else None
         if wanted is not None and format_name(path) != "folder":
             raise ConfigError(f"the people of {path} cannot be chosen by name; an image folder must come first")
         source = read_source(path)
+        gaps = source.gaps if len(sources) == 1 else ()
         chosen = np.array([wanted is None or name in wanted for name in source.people])
         many = np.array(source.class_counts()) >= min_images
         left_out += int((chosen & ~many).sum())
@@ -59,4 +64,4 @@ def label_people(sources: Sequence[Path], *, only: Iterable[str] | None = None, 
         people += [f"{path.name}/{name}" for name, keep in zip(source.people, kept, strict=True) if keep]
     if not people:
         raise DataError(f"no people to train on in {', '.join(map(str, sources))} ({left_out} have too few images)")
-    return LabelledImages(Chain(parts), np.concatenate(labels), tuple(people), left_out)
+    return LabelledImages(Chain(parts), np.concatenate(labels), tuple(people), left_out, gaps)

@@ -30,12 +30,15 @@ class DataSet:
         role: what it is for; sets of different roles (but ``data``) must share nobody.
         images: its pictures with labels.
         sample: pictures looked at, 0 for all: whole people, drawn at random with a fixed seed.
+        tells_people: the set says who is in its pictures; otherwise its people are groups of pictures of one person,
+            two groups may be one person, and their names are made up.
     """
 
     name: str
     role: Role
     images: LabelledImages
     sample: int = 0
+    tells_people: bool = True
 
     @cached_property
     def places(self) -> NDArray[np.int64]:
@@ -54,9 +57,7 @@ class DataSet:
 
     def person(self, place: int) -> str:
         """Whose picture it is, without the folder that label_people puts before a name."""
-        label = int(self.images.labels[place])
-        people = self.images.people
-        return people[label].rpartition("/")[2] if 0 <= label < len(people) else f"label {label}"
+        return self.images.people[int(self.images.labels[place])].rpartition("/")[2]
 
     def called(self, place: int) -> str:
         """``person/picture``, for findings."""

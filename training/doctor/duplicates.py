@@ -141,7 +141,13 @@ def _in_one_set(data: DataSet, copies: list[Copy]) -> Iterator[Finding]:
     subject = f"{data.name}: duplicates"
     own = [copy for copy in copies if copy.within_a_person]
     across = [copy for copy in copies if not copy.within_a_person]
-    if across:
+    if across and not data.tells_people:
+        yield Finding(
+            subject, "note", f"{_counted(across)} that no genuine pair links: the set does not say that they show one "
+            "person; an impostor pair of the two would be wrong",
+            "look at each pair", tuple(map(str, across)),
+        )  # fmt: skip
+    elif across:
         yield Finding(
             subject, "problem", f"{_counted(across)} under two people: one of the two labels is wrong, or both are one",
             "look at each pair; remove one picture, or join the two people", tuple(map(str, across)),

@@ -5,7 +5,7 @@ cosines would be high by chance alone. So the number of pairs above a threshold 
 chance is measured where it can be: between people whom one set itself calls different.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from facemargin.errors import UnsupportedFmrError
 from facemargin.metrics.calibration import Calibration
 from training.doctor.case import Case, DataSet
 from training.doctor.embedding import Templates, embeddable, templates
-from training.doctor.names import normalised
+from training.doctor.names import normalised, reported_people
 
 BY_CHANCE = 1.0
 """Pairs of different people above the threshold that the calibration expects among all comparisons."""
@@ -57,16 +57,15 @@ def identity_findings(case: Case) -> Iterator[Finding]:
 
 def _compared(case: Case, one: DataSet, other: DataSet, calibration: Calibration, subject: str) -> Finding:
     first, second = case.once(templates, one), case.once(templates, other)
-    names = [
-        {normalised(data.person(int(place))) for place in found.places}
-        for data, found in ((one, first), (other, second))
-    ]
-    first, second = (_without(found, data, names[0] & names[1]) for found, data in ((first, one), (second, other)))
+    named = reported_people(one, other)
+    first, second = (_without(found, data, named.keys()) for found, data in ((first, one), (second, other)))
     comparisons = len(first.rows) * len(second.rows)
     if not comparisons:
         return Finding(subject, "missing", "nobody is left to compare beside those with the same name")
     threshold, expected = _threshold(calibration, comparisons)
-    rate = within_rate((first.rows, second.rows), threshold)
+    # groups of a set that tells no people may be one person twice, whose likeness is not chance
+    told = [found.rows for found, data in ((first, one), (second, other)) if data.tells_people]
+    rate = within_rate(told, threshold)
     chance = max(expected, rate * comparisons)
     matches = best_matches(first.rows, second.rows, threshold)
     said = (
@@ -74,20 +73,20 @@ def _compared(case: Case, one: DataSet, other: DataSet, calibration: Calibration
         f"{threshold:.3f}; chance alone gives about {chance:.1f} (calibration {expected:.1f}, people whom a set itself "
         f"calls different {rate * comparisons:.1f})"
     )
-    named = tuple(_called(match, (one, first), (other, second)) for match in matches)
+    pairs = tuple(_called(match, (one, first), (other, second)) for match in matches)
     if not matches:
         return Finding(subject, "ok", f"{said}; a weak model sees only some of the shared people")
     if poisson.sf(len(matches) - 1, chance) > SIGNIFICANCE:
         return Finding(
-            subject, "note", f"{said}: no more than chance", "look at the pictures of the first few pairs", named
+            subject, "note", f"{said}: no more than chance", "look at the pictures of the first few pairs", pairs
         )
     return Finding(
         subject, "problem", f"{said}: clearly more than chance, and a weak model sees only some of the shared people",
-        "look at the pictures of each pair; remove who is in both from one set", named,
+        "look at the pictures of each pair; remove who is in both from one set", pairs,
     )  # fmt: skip
 
 
-def _without(found: Templates, data: DataSet, names: set[str]) -> Templates:
+def _without(found: Templates, data: DataSet, names: Collection[str]) -> Templates:
     """Templates of the people whose name is not among these: the check of names has reported them."""
     kept = np.array([normalised(data.person(int(place))) not in names for place in found.places], dtype=np.bool_)
     return Templates(found.labels[kept], found.rows[kept], found.places[kept])

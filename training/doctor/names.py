@@ -1,4 +1,8 @@
-"""The same person in two sets that must share nobody, by name."""
+"""The same person in two sets that must share nobody, by name.
+
+A number is no name: two sets that number different people share numbers. Nor is the name of a group that is made up
+for a set that does not tell who is in its pictures.
+"""
 
 import unicodedata
 from collections.abc import Iterator
@@ -17,10 +21,10 @@ def normalised(name: str) -> str:
     return "".join("_" if sign in " .-" else sign for sign in plain.casefold())
 
 
-def shared_people(one: DataSet, other: DataSet) -> list[str]:
-    """Names that two sets share after `normalised`, as the first set spells them."""
+def reported_people(one: DataSet, other: DataSet) -> dict[str, str]:
+    """The names that two sets share: normalised, and as the first set spells it. No numbers, no made-up names."""
     first, second = _names(one), _names(other)
-    return sorted(first[key] for key in first.keys() & second.keys())
+    return {key: first[key] for key in sorted(first.keys() & second.keys()) if not key.isdecimal()}
 
 
 def name_findings(case: Case) -> Iterator[Finding]:
@@ -31,22 +35,38 @@ def name_findings(case: Case) -> Iterator[Finding]:
 
 def _compared(one: DataSet, other: DataSet) -> Finding:
     subject = f"{one.name} and {other.name}: names"
-    both = shared_people(one, other)
-    if not both:
-        return Finding(subject, "ok", "no name is in both")
-    if all(name.isdecimal() for name in both):
+    both = tuple(reported_people(one, other).values())
+    numbers = _shared_numbers(one, other)
+    also = f"; {len(numbers):,} more have the same number, but a number is no name" if numbers else ""
+    if both:
         return Finding(
-            subject, "note", f"{len(both):,} people have the same number in both, but a number is no name",
-            "if both sets number the same people, they share these; otherwise look by embedding with --bundle",
-            tuple(both),
+            subject, "problem", f"{len(both):,} people are in both; a result on them proves nothing{also}",
+            "remove these people from one of the two sets", both,
         )  # fmt: skip
-    return Finding(
-        subject, "problem", f"{len(both):,} people are in both; a result on them proves nothing",
-        "remove these people from one of the two sets", tuple(both),
-    )  # fmt: skip
+    if numbers:
+        return Finding(
+            subject, "note", f"{len(numbers):,} people have the same number in both, but a number is no name",
+            "if both sets number the same people, they share these; otherwise look by embedding with --bundle", numbers,
+        )  # fmt: skip
+    unnamed = [data.name for data in (one, other) if not _is_named(data)]
+    if unnamed:
+        return Finding(
+            subject, "missing", f"not compared: {' and '.join(unnamed)} gives no names to people",
+            "look by embedding with --bundle",
+        )  # fmt: skip
+    return Finding(subject, "ok", "no name is in both")
+
+
+def _is_named(data: DataSet) -> bool:
+    """Whether anybody in the set has a name."""
+    return not all(name.isdecimal() for name in _names(data))
+
+
+def _shared_numbers(one: DataSet, other: DataSet) -> tuple[str, ...]:
+    return tuple(sorted(name for name in _names(one).keys() & _names(other).keys() if name.isdecimal()))
 
 
 def _names(data: DataSet) -> dict[str, str]:
     """The people of a set by normalised name, without the folder that label_people puts before each."""
-    people = (name.rpartition("/")[2] for name in data.images.people)
+    people = (name.rpartition("/")[2] for name in data.images.people if data.tells_people)
     return {normalised(name): name for name in people}

@@ -3,6 +3,7 @@
 Image folders are read leniently here: a person without a picture is a finding of the doctor, where training refuses it.
 """
 
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def open_case(request: Request) -> Case:
     """
     roles: list[tuple[Path, Role]] = [(path, "data") for path in request.data]
     roles += [(path, role) for path, role in ((request.train, "training"), (request.test, "test")) if path]  # type: ignore[misc]
-    sets = [DataSet(_set_name(role, path), role, open_data(path), request.sample) for path, role in roles]
+    sets = [open_set(path, _set_name(role, path), role, request.sample) for path, role in roles]
     expected = request.bundle.manifest.preprocessing if request.bundle else None
     start = None
     if request.config is not None:
@@ -47,13 +48,18 @@ def open_case(request: Request) -> Case:
 
 def _names_no_output(path: Path) -> bool:
     try:
-        return not any(line.split("=")[0].strip() == "output" for line in path.read_text("utf-8").splitlines())
-    except (OSError, UnicodeDecodeError):
+        return "output" not in tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
         return False  # load_config says what is wrong
 
 
 def _set_name(role: Role, path: Path) -> str:
     return path.name if role == "data" else f"{role} {path.name}"
+
+
+def open_set(path: Path, name: str, role: Role, sample: int) -> DataSet:
+    """A data set under examination; see `open_data`. A ``.bin`` does not tell who is in its pictures."""
+    return DataSet(name, role, open_data(path), sample, tells_people=not is_bin(Source(images=path)))
 
 
 def open_data(path: Path) -> LabelledImages:
@@ -82,7 +88,7 @@ def _of_folder(path: Path) -> LabelledImages:
 
 
 def _of_pairs(pairs: PairSet) -> LabelledImages:
-    """The pictures of a protocol; people whom only genuine pairs tell apart are called by a number."""
+    """The pictures of a protocol; where it tells no people, the groups that its genuine pairs make stand for them."""
     person: dict[int, str] = {}
     for numbers, names in zip((pairs.first, pairs.second), pairs.sides, strict=True):
         person.update(zip(numbers.tolist(), names, strict=True))
@@ -103,15 +109,15 @@ def sets_of_config(config: TrainConfig, sample: int) -> list[DataSet]:
 
     sets = [DataSet("training", "training", training_images(config), sample)]
     parts: tuple[tuple[Role, EvaluationConfig | None], ...] = (("validation", config.validation), ("test", config.test))
-    return sets + [DataSet(role, role, _evaluated(part), sample) for role, part in parts if part is not None]
+    return sets + [_evaluated(role, part, sample) for role, part in parts if part is not None]
 
 
-def _evaluated(part: EvaluationConfig) -> LabelledImages:
+def _evaluated(role: Role, part: EvaluationConfig, sample: int) -> DataSet:
     if part.pairs is None:
-        return open_data(part.images)
+        return open_set(part.images, role, role, sample)
     pairs = read_pairs(part.pairs)
     chosen = pairs.select(parse_folds(part.folds)) if part.folds else pairs
-    return label_people([part.images], only=chosen.people())
+    return DataSet(role, role, label_people([part.images], only=chosen.people()), sample)
 
 
 def _start(config: TrainConfig) -> tuple[str, Preprocessing] | None:

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from facemargin.errors import DataError, ImageError
 from facemargin.preprocessing import decode
+from training.data.colour_order import picture_colour
 from training.data.pictures import Picture
 from training.doctor.case import Case, DataSet
 
@@ -41,8 +42,7 @@ class Figures(NamedTuple):
         thumbnail: uint8 (32, 32), grey.
         coefficients: float32 (8, 8), lowest frequencies of its cosine transform, rows vertical.
         size: height and width in pixels.
-        warmth: mean red minus mean blue over the central face region, in levels of 0 … 255.
-        chroma: mean |red − blue| over the whole picture; near 0 for a grey one.
+        warmth, chroma: as in `training.data.colour_order.PictureColour`.
         mean: of all values.
         highest: the largest value.
         levels: distinct values that occur.
@@ -90,8 +90,7 @@ def measure(data: bytes) -> Figures:
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     thumbnail = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     spectrum = cv2.dct(thumbnail.astype(np.float32))
-    centre = image[int(height * 0.3) : int(height * 0.75) + 1, int(width * 0.3) : int(width * 0.7) + 1]
-    red, _, blue = cv2.mean(centre)[:3]
+    colour = picture_colour(image)
     histogram = np.bincount(image.ravel(), minlength=256)
     return Figures(
         content=hashlib.blake2b(data, digest_size=16).digest(),
@@ -101,8 +100,8 @@ def measure(data: bytes) -> Figures:
         thumbnail=thumbnail,
         coefficients=spectrum[:FREQUENCIES, :FREQUENCIES].copy(),
         size=(height, width),
-        warmth=red - blue,
-        chroma=float(cv2.mean(cv2.absdiff(image[..., 0], image[..., 2]))[0]),
+        warmth=colour.warmth,
+        chroma=colour.chroma,
         mean=float(histogram @ np.arange(256) / image.size),
         highest=int(np.flatnonzero(histogram)[-1]),
         levels=int(np.count_nonzero(histogram)),

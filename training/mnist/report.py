@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
 from training.mnist.recipe import PUBLISHED_ERROR
-from training.report.files import as_csv, write_whole
+from training.report.csv_text import as_csv
+from training.whole_file import write_whole
 
 _PUBLISHED = "published %"
 _COLUMNS = ("head", "seeds", "error %", "lowest–highest", _PUBLISHED, "angle to own centre °", "loss", "seconds")

@@ -1,5 +1,6 @@
 """Heads and seeds under one MNIST recipe: run after run, each skipped when it is done already."""
 
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from training.mnist.picture import Plane, plot_planes
 from training.mnist.recipe import HeadChoice, Recipe, find_recipe, parse_head
 from training.mnist.report import MnistResult, title, write_results
 from training.progress import TrainingProgress
-from training.report.files import write_whole
 from training.report.page import render
+from training.whole_file import write_whole
 
 _FILES = ("result.json", "plane.npz")
 
@@ -151,10 +152,9 @@ def _done(folder: Path, settings: dict[str, Any]) -> MnistResult:
 
 def _save_plane(path: Path, trained: Trained, measured: Measured) -> None:
     rows = trained.head.weight.detach().float().cpu().numpy()
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, embeddings=measured.embeddings, rows=rows)
-    partial.replace(path)
+    content = io.BytesIO()
+    np.savez_compressed(content, embeddings=measured.embeddings, rows=rows)
+    write_whole(path, content.getvalue())
 
 
 def _reported(results: list[MnistResult], test: Digits, output: Path, command: str) -> list[MnistResult]:

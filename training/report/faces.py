@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 
+from training.data.lfw_open import TEST_FOLDS, VALIDATION_FOLD
 from training.report import figures
 from training.report.page import Figure, Page, Section
 from training.report.results import FailedRun, HeadResult
@@ -17,8 +18,9 @@ _READING = (
     "several seeds, with other training runs: the people are resampled, not the pairs, because pairs that share a "
     "person are not independent. With a single seed a row it knows nothing about training: two runs of the very same "
     "recipe may lie further apart than it says.",
-    "Two rows are compared on the same resamples, so that what is hard for both cancels; intervals of two rows that "
-    "overlap say nothing about their difference. Over all pairs of rows Holm's correction bounds the chance that even "
+    "Two rows are compared on the same resamples of the people, so that what is hard for both cancels; seeds are taken "
+    "as independent between rows, also where two rows have the same ones. Intervals of two rows that overlap say "
+    "nothing about their difference. Over all pairs of rows Holm's correction bounds the chance that even "
     "one difference is wrongly called one by 5 %.",
     "“No difference shown” means that these pairs and seeds do not tell the two rows apart. It does not mean that they "
     "are equal: the interval of the difference says how large it may still be in either direction. More seeds and more "
@@ -91,11 +93,23 @@ def _results(summary: Summary, failed: Sequence[FailedRun]) -> Section:
     test = summary.rows[0].runs[0].test
     text = (
         f"{test.genuine_pairs:,} genuine and {test.impostor_pairs:,} impostor pairs of {test.people:,} people, "
-        f"{test.photos:,} photographs, none of them in training; {len(test.not_acquired)} photographs without a "
-        f"detected face, whose pairs count as not accepted. Embeddings are "
-        f"{'the sum over the crop and its mirror image' if test.flip_sum else 'of the crop alone'}."
+        f"{test.photos:,} photographs, {_whether_trained_on(summary.rows[0].runs[0])}; "
+        f"{len(test.not_acquired)} photographs without a detected face, whose pairs count as not accepted. "
+        f"Embeddings are {'the sum over the crop and its mirror image' if test.flip_sum else 'of the crop alone'}."
     )
     return Section("results", "Results", text=(text,), tables=(main_table(summary, failed),))
+
+
+def _whether_trained_on(run: HeadResult) -> str:
+    """What is known of the tested people and the training set: ``lfw-open`` keeps them apart by name, within LFW."""
+    data, test = run.recipe.get("data") or {}, run.recipe.get("test") or {}
+    folders = data.get("folders") or [None]
+    own = (test.get("pairs"), test.get("images")) == (data.get("pairs"), folders[0])
+    if data.get("protocol") != "lfw-open" or not own or not {*run.test.folds} <= {VALIDATION_FOLD, *TEST_FOLDS}:
+        return "whether any of them is in training was not checked"
+    if len(folders) == 1:
+        return "none of them in training"
+    return "none of them among the training people of that data set; the further training sets were not checked"
 
 
 def _differences(summary: Summary) -> Section | None:
@@ -115,7 +129,10 @@ def _gains(summary: Summary, results: Sequence[HeadResult]) -> Section | None:
         "doubles the time of an embedding; averaging costs nothing at the time of use."
         + ("" if averaged else " No run keeps averaged weights.")
     )
-    corrected = "A gain is called one where the interval that holds for all gains of this table together excludes zero."
+    corrected = (
+        "A gain is called one where the interval that holds for all gains of this table together excludes zero. "
+        "Options that were chosen on these pairs have a flattered gain."
+    )
     return Section("gains", "Options", text=(text, corrected), tables=(gain_table(summary.gains),))
 
 

@@ -14,12 +14,13 @@ from facemargin.backbones import Backbone
 from facemargin.metrics.verification import halves
 from facemargin.preprocessing import Preprocessing
 from training.config import EvaluationConfig, TrainConfig
-from training.crops import Embed, crop_reader, embed_pictures
+from training.crops import Embed, embed_pictures
 from training.data.pairs import format_folds, parse_folds, read_pairs
 from training.data.pictures import LabelledImages
 from training.hardware import choose_device
 from training.pair_scores import pair_similarities
 from training.report.results import CentreAngles, PairPeople, Variant, VariantScores, rounded
+from training.rereading import Rereading
 from training.trainer import restore_model
 from training.validation import network_embedder
 from training.validation_set import load_validation
@@ -74,20 +75,30 @@ def measure_angles(run: Path, images: LabelledImages, *, console: Console | None
 
     Args:
         run: folder of a finished run.
-        images: its training set.
+        images: its training set. Where the run leaves out what cannot be read, so does the sample, and with it people
+            of whom only one image is left; their number is said.
         console: where progress is drawn.
 
     Returns:
         The angles, or None where fewer than two people have two images.
+
+    Raises:
+        DataError, ImageError: an image that cannot be read, and the run does not leave such images out.
     """
     chosen = sampled(images.labels)
-    labels = images.labels[chosen]
-    if np.unique(labels).size < 2:
+    if np.unique(images.labels[chosen]).size < 2:
         return None
     backbone, config, _ = restore_model(run)
     embed = _embedder(_on_device(backbone, config), config, flip_sum=False)
-    reader = crop_reader(aligned=True, detector=None, template=config.preprocessing.template)
-    vectors, _ = embed_pictures(embed, [images.pictures[int(k)] for k in chosen], reader, console=console)
+    reading = Rereading(config)
+    pictures = reading.find(images.pictures, chosen.tolist())
+    vectors, read = embed_pictures(embed, list(pictures.values()), reading, console=console)
+    reading.say("images of the sample of angles", len(chosen), console)
+    labels = images.labels[list(pictures)]
+    kept = read & (np.bincount(labels[read], minlength=len(images.people))[labels] >= 2)
+    vectors, labels = vectors[kept], labels[kept]
+    if np.unique(labels).size < 2:
+        return None
     own, nearest_other = centre_angles(vectors, labels)
     return CentreAngles(
         own=tuple(np.round(own, 4).tolist()),

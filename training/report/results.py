@@ -1,5 +1,5 @@
 """What a run of a comparison leaves in its folder: ``result.json`` where it was measured, ``failure.json`` where it
-diverged. Either is all that the report needs of it.
+diverged or could not be exported. Either is all that the report needs of it.
 """
 
 import re
@@ -15,7 +15,7 @@ from facemargin.errors import DataError
 from training.config import explain
 from training.data.pairs import Pairs
 from training.evaluation_report import EvaluationReport
-from training.report.files import write_whole
+from training.whole_file import write_whole
 
 RESULT_NAME = "result.json"
 FAILURE_NAME = "failure.json"
@@ -34,7 +34,7 @@ class Cost(BaseModel):
         images_per_second: over the whole training loop.
         peak_memory_bytes: of the process, or of the GPU where ``device`` is one.
         device: "cpu" or "cuda".
-        backbone_parameters, head_parameters: numbers that training moves.
+        backbone_parameters, head_parameters: how many numbers each has, frozen parts included.
     """
 
     model_config = _RECORD

@@ -40,14 +40,15 @@ _PER_RUN = {"head", "partition", "seed", "output"}
 
 
 def make_run(
-    config: TrainConfig, test: EvaluationConfig, pairs: Pairs, *, command: str, console: Console
+    config: TrainConfig, test: EvaluationConfig, pairs: Pairs, *, data_sha256: str, command: str, console: Console
 ) -> Run | None:
-    """Make a run, or find what it left when it was made before.
+    """Make a run, or find what it left when it was made before; a refused export is tried again.
 
     Args:
         config: the run; its output is its own folder.
         test: what it is measured on.
         pairs: the protocol of the test.
+        data_sha256: fingerprint of the training set.
         command: as the comparison was called, for the report.
         console: for progress.
 
@@ -56,10 +57,13 @@ def make_run(
         interrupted.
 
     Raises:
-        CheckpointError: the folder holds a run of other settings.
+        CheckpointError: the folder holds a run of other settings, or of other training data.
     """
-    if (left := left_in(config.output)) is not None:
+    left = left_in(config.output)
+    if left is not None and not _export_refused(left):
         require_same_run(config, _saved_config(config.output), config.output)
+        if isinstance(left, HeadResult):
+            _require_same_measurement(left, config, test, data_sha256)
         return left
     try:
         trained = train(config, resume=bool(checkpoints_in(config.output / "checkpoints")), console=console)
@@ -72,6 +76,7 @@ def make_run(
         console.print(f"[red]{failure.head}, {failure.partition}, seed {failure.seed}:[/] {error}", highlight=False)
         return failure
     save(result, config.output / RESULT_NAME)
+    (config.output / FAILURE_NAME).unlink(missing_ok=True)
     console.print(result.test.to_table())
     return result
 
@@ -105,6 +110,33 @@ def _saved_config(folder: Path) -> dict[str, Any]:
     return values
 
 
+def _export_refused(run: Run) -> bool:
+    return isinstance(run, FailedRun) and run.step is None
+
+
+def _require_same_measurement(
+    result: HeadResult, config: TrainConfig, test: EvaluationConfig, data_sha256: str
+) -> None:
+    """Refuse a result of another test or of other training data.
+
+    Raises:
+        CheckpointError: naming what differs.
+    """
+    now = test.model_dump(mode="json")
+    before = (result.recipe or _saved_config(config.output)).get("test") or {}
+    changed = [f"test.{name}" for name in now if name in before and now[name] != before[name]]
+    if changed:
+        raise CheckpointError(
+            f"{config.output} belongs to a run with other settings of: {', '.join(changed)}; "
+            f"delete its {RESULT_NAME} to measure it again, or compare in another output folder"
+        )
+    if result.data is not None and result.data.sha256 != data_sha256:
+        raise CheckpointError(
+            f"{config.output} belongs to a run on other training data (sha256 {result.data.sha256[:12]}…, "
+            f"now {data_sha256[:12]}…); compare in another output folder"
+        )
+
+
 def _failure(config: TrainConfig, error: NonFiniteLossError | ExportRefusedError) -> FailedRun:
     step = error.step if isinstance(error, NonFiniteLossError) else None
     return FailedRun(
@@ -136,8 +168,9 @@ def _measured(
 
 def _bundle_of(config: TrainConfig, test: EvaluationConfig) -> Bundle:
     folder = config.output / "bundle"
-    exported = (folder / MANIFEST_NAME).exists()
-    bundle = load_bundle(folder) if exported else publish(config.output, folder, flip_sum=test.flip_sum)
+    bundle = load_bundle(folder) if (folder / MANIFEST_NAME).exists() else None
+    if bundle is None or bundle.manifest.flip_sum != test.flip_sum:
+        bundle = publish(config.output, folder, flip_sum=test.flip_sum, overwrite=True)
     validation = config.validation
     if validation is None or bundle.manifest.calibration is not None:
         return bundle

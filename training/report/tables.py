@@ -1,13 +1,14 @@
 """The tables of a comparison of heads: for the page, and the same figures for the terminal, Markdown and CSV."""
 
 from collections.abc import Sequence
-from statistics import mean
+from statistics import mean, median
 
 from facemargin.metrics import Comparison, Interval
 from training.evaluation_report import Estimate, short_rate
+from training.report.gains import Gain
 from training.report.page import Cell, Table
 from training.report.results import Cost, FailedRun, HeadResult, Run
-from training.report.rows import QUOTED_FARS, Gain, Row, Summary
+from training.report.rows import QUOTED_FARS, Row, Summary
 
 MOST_DIFFERENCES = 120
 """More pairs of rows than this are not listed in the page, only those with the best row."""
@@ -101,8 +102,10 @@ def gain_table(gains: Sequence[Gain]) -> Table:
         ]
         for gain in gains
     ]
+    too_many = any(gain.shown is None for gain in gains)
+    notes = ("Too many gains to judge: compare fewer rows at a time.",) if too_many else ()
     columns = ("row", "option", "without\naccuracy %", "with\naccuracy %", "gain\npercentage points", "verdict")
-    return Table("What averaging and the mirrored crop gain", columns, rows, (), frozenset({1, 5}))
+    return Table("What averaging and the mirrored crop gain", columns, rows, notes, frozenset({1, 5}))
 
 
 def cost_table(rows: Sequence[Row]) -> Table:
@@ -216,6 +219,8 @@ def _failed_cells(run: FailedRun, columns: int) -> list[Cell]:
 
 
 def _gain_verdict(gain: Gain) -> str:
+    if gain.shown is None:
+        return "not judged"
     if not gain.shown:
         return "no difference shown"
     return "higher with it" if gain.gain.value > 0 else "lower with it"
@@ -239,8 +244,8 @@ def _step_cell(costs: Sequence[Cost]) -> Cell:
     steps = [cost.step_ms for cost in costs if cost.step_ms is not None]
     if not steps:
         return Cell("–", mark="muted")
-    medians = sorted(quartiles[1] for quartiles in steps)
-    return Cell(f"{medians[len(medians) // 2]:,.1f}", f"{steps[0][0]:,.1f} to {steps[0][2]:,.1f}")
+    over_seeds = median(quartiles[1] for quartiles in steps)
+    return Cell(f"{over_seeds:,.1f}", f"{steps[0][0]:,.1f} to {steps[0][2]:,.1f}")
 
 
 def _memory_cell(costs: Sequence[Cost]) -> Cell:

@@ -9,12 +9,13 @@ from typing import Any
 from rich.table import Table
 
 from training.plots import Scores, plot_roc
+from training.report.csv_text import as_csv
 from training.report.faces import faces_page
-from training.report.files import as_csv, write_whole
 from training.report.page import render
 from training.report.results import FailedRun, Run, finished
 from training.report.rows import Summary, named_rows, summarise
 from training.report.tables import CSV_COLUMNS, RUN_COLUMNS, csv_cells, interval_text, less_the_best, percent, run_cells
+from training.whole_file import write_whole
 
 
 def write_runs(runs: Sequence[Run], output: Path) -> None:
@@ -57,13 +58,17 @@ def summary_record(summary: Summary) -> dict[str, Any]:
 
 
 def results_table(runs: Sequence[Run]) -> Table:
-    """The runs for a terminal."""
+    """The runs for a terminal; without what would not fit into 80 columns."""
     title = "heads under one recipe; 95 % bootstrap intervals over people in brackets"
     table = Table(title=title, title_justify="left")
-    for column in RUN_COLUMNS:
-        table.add_column(column, justify="left" if column in ("head", "partition") else "right")
+    left_out = {"epochs", "minutes"} | ({"partition"} if len({run.partition for run in runs}) == 1 else set())
+    shown = [place for place, column in enumerate(RUN_COLUMNS) if column not in left_out]
+    for place in shown:
+        names = place < 2
+        table.add_column(RUN_COLUMNS[place], justify="left" if names else "right", no_wrap=names)
     for run in runs:
-        table.add_row(*run_cells(run))
+        cells = run_cells(run)
+        table.add_row(*(cells[place] for place in shown))
     return table
 
 

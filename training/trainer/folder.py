@@ -5,6 +5,7 @@ from pathlib import Path
 from facemargin.errors import ConfigError
 from training.checkpoint import checkpoints_in, newest_checkpoint
 from training.config import TrainConfig
+from training.whole_file import write_whole
 
 
 def checkpoint_folder(config: TrainConfig, resume: bool) -> Path:
@@ -25,6 +26,4 @@ def checkpoint_folder(config: TrainConfig, resume: bool) -> Path:
 def write_config(config: TrainConfig) -> None:
     """Keep the resolved config beside the checkpoints, as ``config.json``."""
     config.output.mkdir(parents=True, exist_ok=True)
-    partial = config.output / ".config.json.partial"
-    partial.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    partial.replace(config.output / "config.json")
+    write_whole(config.output / "config.json", config.model_dump_json(indent=2) + "\n")

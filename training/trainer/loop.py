@@ -13,8 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from facemargin.errors import DataError, ImageError, NonFiniteLossError
 from facemargin.heads import BatchLosses
-from training.checkpoint import checkpoints_in, load_checkpoint, newest_checkpoint, save_checkpoint
-from training.config import TrainConfig
+from training.checkpoint import Checkpoint, checkpoints_in, load_checkpoint, newest_checkpoint, save_checkpoint
+from training.config import TrainConfig, make_config
 from training.data.loader import Batch, make_loader
 from training.hardware import describe_hardware
 from training.progress import TrainingProgress
@@ -52,17 +52,30 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
         NonFiniteLossError: the loss or its gradient became NaN or infinite; the last checkpoint is from before.
     """
     console = console or Console(stderr=True)
+    saved = load_checkpoint(newest_checkpoint(config.output / "checkpoints")) if resume else None
+    if saved is not None:
+        config = _as_started(config, saved, console)
     trainer = Trainer(config, training_images(config))
     validator = Validator.load(config.validation, config.preprocessing.template) if config.validation else None
     checkpoints = checkpoint_folder(config, resume)
-    if resume:
-        trainer.restore(load_checkpoint(newest_checkpoint(checkpoints)))
+    if saved is not None:
+        trainer.restore(saved)
     elif config.start_from is not None:
         _start_from(trainer, config.start_from, console)
     write_config(config)
     events.introduce(trainer, console)
     with stop_signals() as stop:
         return _Loop(trainer, validator, checkpoints, console, stop).run()
+
+
+def _as_started(config: TrainConfig, saved: Checkpoint, console: Console) -> TrainConfig:
+    """The config with the source that the run started from: it is needed no more, wherever it lies now."""
+    before = make_config(saved.state["config"], str(saved.path))
+    if before.start_from is None:
+        return config
+    if config.start_from not in (None, before.start_from):
+        events.warn(console, f"start_from {config.start_from} is not read: the run goes on from {saved.path}")
+    return config.model_copy(update={"start_from": before.start_from, "reset_head": before.reset_head})
 
 
 def _start_from(trainer: Trainer, path: Path, console: Console) -> None:
@@ -119,7 +132,6 @@ class _Loop:
             augmentation=self.config.augmentation,
             preprocessing=self.config.preprocessing,
             workers=data.workers,
-            worker_kind=data.worker_kind,
             cache=data.cache,
             pin_memory=trainer.device.type == "cuda",
             on_bad_image=data.on_bad_image,

@@ -11,10 +11,11 @@ from facemargin.errors import CheckpointError, ConfigError
 from training.averaging import averaged_weights
 from training.checkpoint import Checkpoint, open_checkpoint
 from training.config import TrainConfig, make_config
+from training.freezing import frozen_names
 from training.trainer.build import build_backbone
 
 _FREE = ("output", "checkpoint_minutes", "keep_checkpoints", "test")
-_FREE_OF_DATA = ("workers", "worker_kind", "cache", "on_bad_image", "max_bad_share")
+_FREE_OF_DATA = ("workers", "cache", "on_bad_image", "max_bad_share")
 
 
 def restore_model(path: Path, *, average: bool = True) -> tuple[Backbone, TrainConfig, Checkpoint]:
@@ -54,8 +55,8 @@ def trained_weights(state: dict[str, Any], *, average: bool = True) -> dict[str,
 def require_same_run(config: TrainConfig, saved: dict[str, Any], path: Path) -> None:
     """Compare a config with the saved one of a run.
 
-    Where it lies, how often it saves, how its pictures are fetched, what happens to unreadable ones, and the options of
-    heads and partitions that it does not use may differ.
+    Where it lies, how often it saves, how its pictures are fetched, what happens to unreadable ones, how the same
+    frozen parts are written down, and the options of heads and partitions that it does not use may differ.
 
     Raises:
         CheckpointError: naming the settings that differ.
@@ -78,4 +79,14 @@ def _deciding(config: TrainConfig) -> dict[str, Any]:
     values["data"] = {key: value for key, value in values["data"].items() if key not in _FREE_OF_DATA}
     values["heads"] = values["heads"].get(config.head, {})
     values["partitions"] = values["partitions"].get(config.partition, {})
+    values["freeze"] = _frozen(config)
     return values
+
+
+def _frozen(config: TrainConfig) -> list[str]:
+    """Names of the frozen parts, whether the config names or counts them."""
+    if not config.freeze:
+        return []
+    with torch.device("meta"):  # for the names alone
+        backbone = build_backbone(config)
+    return frozen_names(list(backbone.parts()), config.freeze, backbone.name)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from training.whole_file import write_whole
+
 
 def open_trace(path: Path, step: int) -> TextIO:
     """Open the loss trace for the lines after a step.
@@ -18,7 +20,7 @@ def open_trace(path: Path, step: int) -> TextIO:
         step: steps done.
     """
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[: step + 1] if path.exists() and step else []
-    _replace(path, "".join(lines) or "step,loss\n")
+    write_whole(path, "".join(lines) or "step,loss\n")
     return path.open("a", encoding="utf-8")
 
 
@@ -30,15 +32,10 @@ class UnreadablePictures:
         self.path = path
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            _replace(path, "".join(line for line in lines if line.endswith("\n") and int(line.split("\t")[1]) <= step))
+            kept = [line for line in lines if line.endswith("\n") and int(line.split("\t")[1]) <= step]
+            write_whole(path, "".join(kept))
 
     def add(self, epoch: int, step: int, pictures: Sequence[str]) -> None:
         """Append the pictures of one step; epochs and steps count from 1."""
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(f"{epoch}\t{step}\t{' '.join(picture.split())}\n" for picture in pictures)
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -60,7 +60,11 @@ class Trainer:
         self.step = 0
 
     def train_step(self, batch: Batch) -> BatchLosses:
-        """One optimizer step on a batch; returns its losses, detached. Nothing changes if one is not finite."""
+        """One optimizer step on a batch; returns its losses, detached.
+
+        If loss or gradient is not finite, no weight changes and the step does not count; but the forward pass has
+        measured the batch, so that the running statistics of batch norm may no longer be finite either.
+        """
         self.freezing.apply(self.epoch)
         crops = batch.crops.to(self.device, non_blocking=True, memory_format=torch.channels_last)
         labels = batch.labels.to(self.device, non_blocking=True)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from facemargin.bundle import Bundle, load_bundle
 from facemargin.cli import app
-from facemargin.errors import FacemarginError
+from facemargin.errors import FacemarginError, UnsupportedFmrError
 from facemargin.preprocessing import encode_png
 
 PEOPLE, PHOTOS = 20, 4
@@ -195,3 +195,41 @@ def test_a_set_cannot_be_packed_from_templates(tmp_path: Path) -> None:
         ["data", "pairs", str(tmp_path), str(tmp_path / "x.bin"), "--images", str(tmp_path), "--protocol", "ijb-1:1"],
     )
     assert "--meta is needed" in failure(result)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--groups", "absent.csv"], "cannot read the group file"),
+        (["--groups", "strangers.csv"], "nobody of .* has a group: it calls its people as in 'P0', .* as in 'p0'"),
+        (["--groups", "groups.csv", "--threshold-from", "calibration"], "has no calibration"),
+    ],
+)
+def test_mistakes_in_options_are_told_before_anything_is_embedded(
+    make_tiny_bundle: Any, lfw: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.setattr("training.evaluate.evaluate_pair_set", lambda *_, **__: pytest.fail("it was embedded"))
+    (lfw / "strangers.csv").write_text("person,group\np0,a\np1,b\n")
+    monkeypatch.chdir(lfw)
+    common = ("--images", "images", "--pairs", "pairs.txt", "--aligned")
+    assert re.search(message, failure(evaluate(make_tiny_bundle(calibrated=False), *common, *options)))
+
+
+@pytest.mark.parametrize("options", [["--all-pairs"], ["--groups", "groups.csv"]])
+def test_options_that_need_names_are_refused_before_a_bin_is_embedded(
+    tiny_bundle: Bundle, lfw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    monkeypatch.chdir(lfw)
+    CliRunner().invoke(app, ["data", "pairs", "pairs.txt", str(tmp_path / "x.bin"), "--images", "images"])
+    monkeypatch.setattr("training.evaluate.evaluate_pair_set", lambda *_, **__: pytest.fail("it was embedded"))
+    assert "name" in failure(evaluate(tiny_bundle, "--images", tmp_path / "x.bin", *options))
+
+
+def test_a_threshold_that_the_calibration_does_not_support_is_told_first(
+    tiny_bundle: Bundle, lfw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.evaluate.evaluate_pair_set", lambda *_, **__: pytest.fail("it was embedded"))
+    monkeypatch.chdir(lfw)
+    common = ("--images", "images", "--pairs", "pairs.txt", "--aligned", "--groups", "groups.csv")
+    result = evaluate(tiny_bundle, *common, "--at-fmr", "1e-9", "--threshold-from", "calibration")
+    assert isinstance(result.exception, UnsupportedFmrError)

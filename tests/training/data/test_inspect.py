@@ -11,7 +11,7 @@ from facemargin.errors import DataError
 from facemargin.preprocessing import decode
 from training.data.contact_sheet import draw_contact_sheet
 from training.data.formats.convert import convert
-from training.data.inspect import colour_order, inspect_data
+from training.data.inspect import inspect_data
 from training.data.sources import read_source
 
 
@@ -57,15 +57,15 @@ def test_the_figures_of_a_small_set_by_hand(mixed: Path) -> None:
     assert found.images_per_person == (1, 1.5, 2, 2.5, 3)
     assert found.single_image_people == 1
     assert found.sizes == {"8x8": 4, "4x8": 1}
-    assert list(found.unreadable) == ["Bob/2.png"]
-    assert "not an image in an accepted format" in found.unreadable["Bob/2.png"]
+    assert [(one.row, one.name) for one in found.unreadable] == [(4, f"Bob: {mixed / 'Bob' / '2.png'}")]
+    assert "not an image in an accepted format" in found.unreadable[0].reason
     assert found.duplicates == (("Ann/1.png", "Bob/1.png"), ("Ann/2.png", "Ann/3.png"))
     assert (found.duplicate_images, found.duplicates_across_people) == (2, 1)
     flat = np.concatenate([skin(seed).reshape(-1, 3) for seed in (1, 2, 2, 1)] + [np.zeros((32, 3))])
     assert found.mean == pytest.approx(flat.mean(0), abs=0.01)
     assert found.std == pytest.approx(flat.std(0), abs=0.01)
     text = found.to_text()
-    assert "unreadable: Bob/2.png: " in text
+    assert f"unreadable: Bob: {mixed / 'Bob' / '2.png'} (" in text
     assert "2 pictures are byte for byte another one, 1 times across people" in text
 
 
@@ -94,25 +94,7 @@ def test_a_sample_is_drawn_by_its_seed(tmp_path: Path) -> None:
 def test_exchanged_red_and_blue_are_seen(tmp_path: Path, swapped: bool, verdict: str) -> None:
     root = folder(tmp_path / "set", {f"P/{n}.png": png(skin(n, swapped=swapped)) for n in range(30)})
     found = inspect_data(root).colour_order
-    assert (found.verdict, found.coloured, found.red_share) == (verdict, 30, 0.0 if swapped else 1.0)
-
-
-@pytest.mark.parametrize(
-    ("differences", "verdict", "said"),
-    [
-        ([0.0] * 100, "grey", "100 of 100 pictures have no colour"),
-        ([0.5] * 96 + [20.0] * 4, "grey", "cannot tell"),
-        ([20.0] * 19, "cannot tell", "at least 20 are needed"),
-        ([20.0] * 20, "rgb", "100.0% of 20"),
-        ([20.0] * 60 + [-20.0] * 40, "cannot tell", "60.0% of 100"),
-        ([20.0] * 10 + [-20.0] * 90, "bgr", "red and blue are exchanged"),
-        ([], "grey", "0 of 0"),
-    ],
-)
-def test_the_colour_order_is_told_only_when_it_is_clear(differences: list[float], verdict: str, said: str) -> None:
-    found = colour_order(np.array(differences))
-    assert found.verdict == verdict
-    assert said in found.reason
+    assert (found.verdict, found.coloured) == (verdict, 30)
 
 
 def test_a_set_without_one_readable_picture_has_no_pixels(tmp_path: Path) -> None:
@@ -155,3 +137,39 @@ def test_real_crops_are_rgb(shared_data: Path) -> None:
         pytest.skip(f"needs CelebA (looked at {folder}; set FACEMARGIN_DATA)")
     found = inspect_data(folder, sample=60)
     assert (found.people, found.images, found.colour_order.verdict) == (200, 4324, "rgb")
+
+
+def test_unreadable_pictures_of_one_name_are_counted_one_by_one(tmp_path: Path) -> None:
+    folder(tmp_path, {"a/1.png": b"x", "b/1.png": b"x", "c/1.png": png(skin(1))})
+    (tmp_path / "list.txt").write_text("a/1.png Ann\nb/1.png Ann\nc/1.png Ann\n")
+    found = inspect_data(tmp_path / "list.txt")
+    assert [one.row for one in found.unreadable] == [0, 1]
+    assert "unreadable: 2\n" in found.to_text()
+
+
+@pytest.mark.parametrize(
+    ("sheet", "message"),
+    [
+        ("a.jpg", r"a contact sheet is a \.png file"),
+        ("absent/a.png", "there is no folder"),
+        ("folder.png", "it is a folder"),
+    ],
+)
+def test_a_sheet_that_cannot_be_written_is_told_before_any_picture_is_read(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sheet: str, message: str
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    monkeypatch.setattr("training.data.inspect._looks", lambda *_: pytest.fail("a picture was read"))
+    with pytest.raises(DataError, match=message):
+        inspect_data(mixed, sheet=tmp_path / sheet)
+
+
+def test_a_sheet_that_fails_leaves_nothing_behind(mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match="disk full"):
+        draw_contact_sheet(read_source(mixed), tmp_path / "out" / "a.png")
+    assert list((tmp_path / "out").iterdir()) == []

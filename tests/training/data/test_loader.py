@@ -1,13 +1,10 @@
 """Batches are a function of seed, epoch and sample: the same after a resume and with any number of workers."""
 
+import itertools
 import math
-import multiprocessing
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -225,52 +222,48 @@ def test_leaving_the_loop_ends_the_threads(people: LabelledImages) -> None:
     assert threading.active_count() == before
 
 
-def test_a_process_gives_the_same_batches_and_killed_it_is_an_error_and_no_hang(people: LabelledImages) -> None:
-    batches = iter(load(people, 1, 4000, workers=1, worker_kind="process"))
-    assert same([next(batches) for _ in range(5)], list(load(people, 1, 6)))
-    (process,) = multiprocessing.active_children()
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    with pytest.raises(DataError, match="a loader process ended unexpectedly"):
-        list(batches)
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_an_error_in_a_worker_ends_the_run_with_that_error_and_without_a_hang(
+    people: LabelledImages, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    calls = itertools.count()
+
+    def break_down(crop: np.ndarray, *_: object) -> np.ndarray:
+        if next(calls) >= 30:
+            raise MemoryError("no room for a crop")
+        return crop
+
+    monkeypatch.setattr("training.data.samples.augment", break_down)
+    before, received = threading.active_count(), list[Batch]()
+    with pytest.raises(MemoryError, match="no room for a crop"):
+        received.extend(load(people, 0, 4000, workers=workers))
+    assert len(received) <= 2
+    assert threading.active_count() == before
 
 
-@pytest.mark.slow
-def test_processes_end_with_a_killed_training_process(drawn_people: Path, tmp_path: Path) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import multiprocessing, sys, time\n"
-        "from pathlib import Path\n"
-        "from facemargin.preprocessing import Preprocessing\n"
-        "from training.config import AugmentationConfig\n"
-        "from training.data.loader import BatchPlan, make_loader\n"
-        "from training.data.sources import label_people\n"
-        "if __name__ == '__main__':\n"
-        f"    images = label_people([Path({str(drawn_people)!r})])\n"
-        "    loader = make_loader(images, BatchPlan(48, 12, 0), first_step=0, last_step=400, workers=1,\n"
-        "        augmentation=AugmentationConfig(), preprocessing=Preprocessing(), pin_memory=False,\n"
-        "        worker_kind='process')\n"
-        "    next(batches := iter(loader))\n"
-        "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
-        "    time.sleep(600)\n",
-        encoding="utf-8",
+def test_batches_hold_no_memory_of_what_could_not_be_read(tmp_path: Path) -> None:
+    batch, steps = 8, 40
+    nothing = [Picture.of_file(tmp_path / "vanished.png")] * (batch * steps)
+    images = LabelledImages(nothing, np.zeros(batch * steps, dtype=np.int64), ("a",))
+    batches = iter(
+        load(images, 0, steps, batch=batch, preprocessing=Preprocessing(), on_bad_image="skip", max_bad_share=1.0)
     )
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as run:
-        assert run.stdout is not None
-        worker = int(run.stdout.readline())
-        run.kill()
-    deadline = time.monotonic() + PATIENCE_S
-    while _alive(worker) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _alive(worker)
-
-
-def _alive(pid: int) -> bool:
+    next(batches)
+    tracemalloc.start()
     try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
+        for _ in range(steps - 2):
+            next(batches)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 3 * batch * 112 * 112 * 3  # the pixels of three batches, of 38 that were made
+
+
+def test_the_error_of_too_many_names_the_first_five_and_counts_all(tmp_path: Path) -> None:
+    nothing = [Picture.of_file(tmp_path / f"{number}.png") for number in range(12)]
+    images = LabelledImages(nothing, np.zeros(12, dtype=np.int64), ("a",))
+    with pytest.raises(DataError, match=r"^12 of the 12 images .*allows: (\S+\.png: cannot be read [^;]*; ){5}…$"):
+        list(load(images, 0, 1, on_bad_image="skip", max_bad_share=0.5))
 
 
 @pytest.mark.parametrize(

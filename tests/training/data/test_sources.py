@@ -1,5 +1,7 @@
 """Data sets of any format as one training set: people stay apart, names and fingerprints hold."""
 
+import hashlib
+import os
 import pickle
 from pathlib import Path
 
@@ -102,3 +104,19 @@ def test_a_run_takes_any_format_and_lfw_open_only_a_folder_first(sources: dict[s
 def test_labels_are_int64_whatever_the_source(sources: dict[str, Path]) -> None:
     for path in sources.values():
         assert label_people([path]).labels.dtype == np.int64
+
+
+def test_gaps_of_one_source_are_kept_and_those_of_several_mean_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"")
+    (tmp_path / "list.txt").write_text("x.png 0\nx.png 3\n")
+    assert label_people([tmp_path / "list.txt"]).gaps == (1, 2)
+    assert label_people([tmp_path / "list.txt"] * 2).gaps == ()
+
+
+def test_names_that_are_no_utf_8_have_a_fingerprint_of_their_bytes(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path / "set") + b"/Andr\xe9"
+    os.makedirs(folder)
+    with open(folder + b"/\xff.png", "wb"):
+        pass
+    expected = hashlib.sha256(b"set/Andr\xe9\n0\t\xff.png\n").hexdigest()
+    assert label_people([tmp_path / "set"]).fingerprint() == expected

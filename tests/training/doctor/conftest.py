@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.doctor.case import Case, DataSet
-from training.doctor.opening import open_data
+from training.data.protocols.insightface_bin import write_bin
+from training.doctor.case import Case
+from training.doctor.opening import open_set
 from training.synthetic.writing import draw_person
 
 Image = NDArray[np.uint8]
@@ -38,11 +39,27 @@ def write(tmp_path: Path) -> Callable[[str, People], Path]:
 
 
 @pytest.fixture
+def bin_of(tmp_path: Path) -> Callable[[str, People], Path]:
+    """Writes people as an evaluation ``.bin``: a genuine pair of the first two pictures of each."""
+
+    def to_bin(name: str, people: People) -> Path:
+        encoded = [
+            cv2.imencode(".png", picture[..., ::-1])[1].tobytes()
+            for pictures in people.values()
+            for picture in pictures[:2]
+        ]
+        write_bin(tmp_path / name, encoded, [True] * len(people))
+        return tmp_path / name
+
+    return to_bin
+
+
+@pytest.fixture
 def case_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Case]:
     """Makes a case of data sets by role, on a machine without a face detector."""
     monkeypatch.setenv("FACEMARGIN_MODELS", str(tmp_path / "no models"))
 
     def make(sample: int = 0, **sets: Any) -> Case:
-        return Case(tuple(DataSet(path.name, role, open_data(path), sample) for role, path in sets.items()))  # type: ignore[arg-type]
+        return Case(tuple(open_set(path, path.name, role, sample) for role, path in sets.items()))  # type: ignore[arg-type]
 
     return make

@@ -64,6 +64,14 @@ def test_a_gain_must_be_large_and_sure() -> None:
     assert not clearly_better(Trial("c", stated.areas + 0.03 + 0.1 * rng.standard_normal(10)), stated)
 
 
+def test_a_gain_of_few_groups_is_not_sure() -> None:
+    stated = Trial("", np.zeros(10))
+    lucky = np.full(10, 0.01)
+    lucky[:2] = 0.2
+    assert lucky.mean() > agreement.GAIN  # and 1.9 standard errors: two groups make all of it
+    assert not clearly_better(Trial("lucky", lucky), stated)
+
+
 def people_of_colour(seed: int, count: int = 60) -> dict[str, list[Any]]:
     """People told apart by the red of their picture alone, while blue is noise."""
     rng = np.random.default_rng(seed)

@@ -101,3 +101,13 @@ def test_a_bundle_proposes_pairs_that_the_hash_misses(
     case.bundle = tiny_bundle
     found = by_subject(case)
     assert found["set: duplicates", "problem"].names == ("person-0/1.png = person-3/3.png (nearly the same)",)
+
+
+def test_a_copy_in_another_group_of_an_evaluation_bin_is_only_a_note(
+    drawn_faces: Any, bin_of: Any, case_of: Callable[..., Case]
+) -> None:
+    people = {name: list(pictures) for name, pictures in drawn_faces.items()}
+    people["person-3"][1] = jpeg(people["person-0"][1])
+    found = by_subject(case_of(data=bin_of("set.bin", people)))
+    assert found.keys() == {("set.bin: duplicates", "note")}
+    assert "no genuine pair links" in found["set.bin: duplicates", "note"].detail

@@ -1,6 +1,7 @@
 """Shared people are found by embedding when there are clearly more than chance gives."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,13 +59,17 @@ def finding(
 ) -> Callable[..., Any]:  # fmt: skip
     """The finding on two sets of people whose templates are given; the pictures themselves are not looked at."""
 
-    def make(train: NDArray[np.float32], test: NDArray[np.float32], **fields: Any) -> Any:
+    def make(
+        train: NDArray[np.float32], test: NDArray[np.float32], called: str = "{0}{1:02}", tells: bool = True,
+        **fields: Any,
+    ) -> Any:  # fmt: skip
         dot = np.zeros((16, 16, 3), dtype=np.uint8)
         sets = [
-            write(name, {f"{name}{k:02}": [dot] for k in range(len(rows))})
+            write(name, {called.format(name, k): [dot] for k in range(len(rows))})
             for name, rows in (("a", train), ("b", test))
         ]
         case = case_of(training=sets[0], test=sets[1])
+        case.sets = tuple(replace(data, tells_people=tells) for data in case.sets)
         case.bundle = make_tiny_bundle(**{"calibration": calibration, **fields})
         given = {
             id(data): Templates(np.arange(len(rows)), rows, np.arange(len(rows)))
@@ -90,6 +95,53 @@ def test_planted_people_are_found_and_named(finding: Callable[..., Any]) -> None
     pairs = {tuple(part.split("/")[0] for part in name.split(" ~ ")) for name in found.names}
     assert {(f"a{5 + k:02}", f"b{20 + k}") for k in range(10)} <= pairs
     assert "(calibration 1.0, " in found.detail
+
+
+def with_planted(count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Templates of 60 and 50 people, so many of whom are in both at other places."""
+    train, test = random_people(60, 0), random_people(50, 1)
+    noise = 0.05 * np.random.default_rng(2).standard_normal((count, 32))
+    train[5 : 5 + count] = unit(test[20 : 20 + count] + noise)
+    return train, test
+
+
+def test_people_whom_only_a_number_names_are_compared(finding: Callable[..., Any]) -> None:
+    found = finding(*with_planted(10), called="{1:02}")
+    assert found.state == "problem"
+    pairs = {tuple(part.split("/")[0] for part in name.split(" ~ ")) for name in found.names}
+    assert {(f"{5 + k:02}", f"{20 + k}") for k in range(10)} <= pairs
+
+
+def test_people_with_a_shared_name_are_left_to_the_check_of_names(finding: Callable[..., Any]) -> None:
+    test = random_people(50, 1)
+    train = np.concatenate([test[:48], random_people(12, 0)])
+    found = finding(train, test, called="name {1:02}")
+    assert (found.state, "nobody is left" in found.detail) == ("missing", True)
+
+
+def test_made_up_names_of_groups_are_not_left_out(finding: Callable[..., Any]) -> None:
+    found = finding(*with_planted(10), called="group {1}", tells=False)
+    assert (found.state, "60 people against 50" in found.detail) == ("problem", True)
+
+
+def look_alikes() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Two sets with 15 pairs of look-alikes within the first, and five across the two."""
+    train, test = random_people(60, 0), random_people(50, 1)
+    rng = np.random.default_rng(4)
+    train[40:55] = unit(train[20:35] + 0.05 * rng.standard_normal((15, 32)))
+    train[5:10] = unit(test[20:25] + 0.05 * rng.standard_normal((5, 32)))
+    return train, test
+
+
+def test_as_many_look_alikes_as_a_set_has_within_itself_are_chance(finding: Callable[..., Any]) -> None:
+    found = finding(*look_alikes())
+    assert (found.state, len(found.names) >= 5) == ("note", True)
+    assert "no more than chance" in found.detail
+
+
+def test_likeness_of_groups_that_may_be_one_person_is_not_chance(finding: Callable[..., Any]) -> None:
+    found = finding(*look_alikes(), tells=False)
+    assert (found.state, "a set itself calls different 0.0" in found.detail) == ("problem", True)
 
 
 def test_without_a_calibration_nothing_is_compared(finding: Callable[..., Any]) -> None:

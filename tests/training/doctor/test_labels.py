@@ -1,5 +1,6 @@
 """Gaps and imbalance of labels are found, and a clean set has none."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,29 @@ def test_people_without_a_picture_are_a_problem_and_named() -> None:
     assert (found.state, found.names) == ("problem", ("p1", "p2"))
 
 
-@pytest.mark.parametrize("label", [-1, 3])
-def test_a_label_outside_the_classes_is_a_problem(label: int) -> None:
-    found = findings_on([0, 0, 1, 1, 2, 2, label], 3)[0]
-    assert (found.state, found.names) == ("problem", (str(label),))
+@pytest.fixture
+def findings_in(tmp_path: Path, case_of: Callable[..., Case]) -> Callable[[list[int]], list[Finding]]:
+    """Findings on a list file with these labels, two pictures each."""
+
+    def make(numbers: list[int]) -> list[Finding]:
+        (tmp_path / "face.png").write_bytes(b"")
+        (tmp_path / "set.txt").write_text("".join(f"face.png {number}\n" * 2 for number in numbers))
+        return list(label_findings(case_of(data=tmp_path / "set.txt")))
+
+    return make
+
+
+def test_numbers_that_a_list_leaves_out_are_a_note(findings_in: Callable[[list[int]], list[Finding]]) -> None:
+    found = {finding.subject: finding for finding in findings_in([0, 1, 5])}
+    assert found["set.txt: labels"].state == "ok"
+    gaps = found["set.txt: label gaps"]
+    assert (gaps.state, gaps.names) == ("note", ("2", "3", "4"))
+    assert gaps.detail.startswith("3 labels below the largest")
+    assert [finding.subject for finding in findings_in([0, 1, 2])] == ["set.txt: labels"]
+
+
+def test_very_many_gaps_are_counted_as_at_least(findings_in: Callable[[list[int]], list[Finding]]) -> None:
+    assert findings_in([0, 5000])[1].detail.startswith("at least 1,000 labels")
 
 
 def test_people_with_one_picture_are_a_note() -> None:

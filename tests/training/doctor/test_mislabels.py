@@ -29,6 +29,18 @@ def test_a_wrong_label_is_found_with_the_right_person() -> None:
     assert [(row, person) for row, person, _ in found] == [(3, 4)]
 
 
+def test_a_picture_does_not_vouch_for_its_own_label() -> None:
+    axes = np.eye(4)
+    stray = 0.28 * axes[0] + 0.96 * axes[1]  # with itself the own mean has a cosine of 0.66, without it 0.28
+    rows = np.array([axes[0], axes[0], stray, axes[1], axes[1], axes[1]])
+    means = np.array([rows[:3].mean(axis=0), axes[1]])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    labels = np.repeat(np.arange(2), 3)
+    found = Embedded(np.arange(6), rows.astype(np.float32), labels)
+    people = Templates(np.arange(2), means.astype(np.float32), np.array([0, 3]))
+    assert [hint[:2] for hint in suspicious(found, people, high=0.9, low=0.5)] == [(2, 1)]
+
+
 def test_right_labels_are_left_alone() -> None:
     assert suspicious(*people(wrong=False), high=0.6, low=0.3) == []
 

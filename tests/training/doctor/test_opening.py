@@ -9,7 +9,7 @@ import pytest
 
 from facemargin.doctor import Request
 from facemargin.errors import DataError
-from training.doctor.opening import open_case, open_data
+from training.doctor.opening import _names_no_output, open_case, open_data, open_set
 
 
 def test_a_folder_keeps_people_without_pictures(drawn_faces: Any, write: Any) -> None:
@@ -54,6 +54,27 @@ def test_a_config_opens_training_validation_and_test(drawn_faces: Any, write: An
     assert len(case.apart()) == 3
     assert case.expected is not None
     assert case.expected.std == 128.0
+
+
+@pytest.mark.parametrize(
+    ("text", "absent"),
+    [
+        ('output = "x"\n[data]\n', False),
+        ('"output" = "x"\n', False),
+        ('[data]\noutput = "x"\n', True),
+        ('note = """\noutput = 3\n"""\n', True),
+        ("[data]\n", True),
+        ("output = [", False),  # load_config says what is wrong
+    ],
+)
+def test_whether_a_config_names_its_output_is_read_as_toml(text: str, absent: bool, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(text)
+    assert _names_no_output(tmp_path / "run.toml") is absent
+
+
+def test_only_an_evaluation_bin_does_not_tell_its_people(drawn_faces: Any, write: Any, bin_of: Any) -> None:
+    assert not open_set(bin_of("set.bin", drawn_faces), "set", "test", 0).tells_people
+    assert open_set(write("set", drawn_faces), "set", "test", 0).tells_people
 
 
 def test_the_bundle_says_what_is_expected(tiny_bundle: Any, write: Callable[..., Path], drawn_faces: Any) -> None:

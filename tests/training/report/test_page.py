@@ -152,6 +152,32 @@ def test_the_lead_says_what_was_found(summary: Summary, results: list[HeadResult
     assert "No difference from it is shown" in faces_page(summarise(alike), alike, []).lead
 
 
+def test_the_page_says_what_it_does_not_know(page: str, make_result: MakeResult) -> None:
+    text = Document(page).text
+    assert "240 photographs, whether any of them is in training was not checked; 0 photographs" in text
+    assert "seeds are taken as independent between rows" in text
+    assert "Options that were chosen on these pairs have a flattered gain." in text
+
+
+@pytest.mark.parametrize(
+    ("folds", "folders", "pairs", "said"),
+    [
+        ((6, 7), ["lfw"], "pairs.txt", "none of them in training;"),
+        ((6, 7), ["lfw", "other"], "pairs.txt", "none of them among the training people of that data set; the further"),
+        ((1, 2), ["lfw"], "pairs.txt", "whether any of them is in training was not checked"),
+        ((6, 7), ["lfw"], "other.txt", "whether any of them is in training was not checked"),
+    ],
+)
+def test_who_was_trained_on_is_said_only_of_the_protocol_that_keeps_people_apart(
+    folds: tuple[int, ...], folders: list[str], pairs: str, said: str, make_result: MakeResult
+) -> None:
+    data = {"protocol": "lfw-open", "folders": folders, "pairs": "pairs.txt"}
+    recipe = {"data": data, "test": {"images": "lfw", "pairs": pairs}}
+    test = make_result("softmax").test.model_copy(update={"folds": folds})
+    results = [make_result("softmax", test=test, recipe=recipe)]
+    assert said in Document(render(faces_page(summarise(results), results, []))).text
+
+
 def test_equal_results_give_equal_pages(summary: Summary, results: list[HeadResult], page: str) -> None:
     assert render(faces_page(summary, results, [])) == page
 

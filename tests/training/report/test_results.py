@@ -11,7 +11,7 @@ import pytest
 
 from facemargin.errors import DataError
 from training.data.pairs import Pairs, Photo
-from training.report.files import as_csv, write_whole
+from training.report.csv_text import as_csv
 from training.report.results import FailedRun, HeadResult, PairPeople, brief, load, read_curve, rounded, save
 from training.report.tables import CSV_COLUMNS, RUN_COLUMNS, csv_cells, p_value, run_cells
 from training.report.write import results_markdown
@@ -37,14 +37,6 @@ def test_what_is_torn_is_not_there_and_what_is_foreign_is_named(make_result: Mak
     path.write_text(whole.replace('"seed"', '"sead"'), encoding="utf-8")
     with pytest.raises(DataError, match=r"result\.json is of another version of facemargin: .*sead"):
         load(HeadResult, path)
-
-
-def test_writing_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    write_whole(path, "old θ\n")
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(path, "new \ud800")
-    assert path.read_text(encoding="utf-8") == "old θ\n"
 
 
 def test_the_loss_trace_is_averaged_over_parts(tmp_path: Path) -> None:

@@ -6,9 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-import training.report.rows as rows
-from facemargin.errors import DataError
 from facemargin.metrics import kfold_accuracy
+from training.report import resampling
 from training.report.results import HeadResult
 from training.report.rows import named_rows, summarise
 
@@ -65,7 +64,7 @@ def test_single_seeds_are_compared_over_people_alone(make_result: MakeResult) ->
 
 
 def test_too_many_single_seeds_are_not_compared(make_result: MakeResult, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "_MOST_RESAMPLES", 39)  # two rows need 40
+    monkeypatch.setattr(resampling, "MOST_RESAMPLES", 39)  # two rows need 40
     refused = summarise([make_result("softmax", 0), make_result("arcface", 0)])
     assert refused.differences == ()
     assert "2 rows of one seed each are too many" in refused.not_compared
@@ -77,51 +76,3 @@ def test_rows_are_called_by_what_differs(make_result: MakeResult) -> None:
     assert list(named_rows([dense, other])) == ["softmax", "arcface"]
     assert list(named_rows([dense, sampled])) == ["dense", "sampled"]
     assert list(named_rows([dense, sampled, other])) == ["softmax, dense", "softmax, sampled", "arcface, dense"]
-
-
-def test_an_option_gains_what_it_gains_on_the_validation_pairs(make_result: MakeResult) -> None:
-    runs = [make_result("softmax", seed, spread=0.9) for seed in range(3)]
-    gains = summarise(runs).gains
-    assert [(gain.row, gain.option) for gain in gains] == [
-        ("softmax", "mirrored crop"),
-        ("softmax", "averaged weights"),
-    ]
-    mirrored, averaged = gains
-    for on, expected in ((False, mirrored.without), (True, mirrored.with_option)):
-        each = []
-        for run in runs:
-            assert run.variants is not None
-            similarity = run.variants.similarity(average=True, flip_sum=on)
-            assert similarity is not None
-            each.append(kfold_accuracy(similarity, run.variants.same, run.variants.group).mean)
-        assert expected == pytest.approx(np.mean(each))
-    assert mirrored.gain.value == pytest.approx(mirrored.with_option - mirrored.without)
-    assert (averaged.gain.value, averaged.gain.low, averaged.gain.high, averaged.shown) == (0, 0, 0, False)
-
-
-def test_a_gain_is_shown_when_it_is_large(make_result: MakeResult) -> None:
-    def improved(seed: int) -> object:
-        run = make_result("softmax", seed, spread=1.5)
-        assert run.variants is not None
-        better = make_result("softmax", seed, spread=0.3).test.similarity
-        variants = tuple(
-            v.model_copy(update={"similarity": better}) if v.flip_sum else v for v in run.variants.variants
-        )
-        return run.model_copy(update={"variants": run.variants.model_copy(update={"variants": variants})})
-
-    mirrored = summarise([improved(seed) for seed in range(2)]).gains[0]  # type: ignore[misc]
-    assert mirrored.shown
-    assert mirrored.gain.low > 0
-
-
-def test_runs_without_variants_have_no_gains(make_result: MakeResult) -> None:
-    assert summarise([make_result("softmax", variants=None)]).gains == ()
-
-
-def test_what_was_not_tested_alike_is_refused(make_result: MakeResult) -> None:
-    first = make_result("softmax")
-    other = first.test.model_copy(update={"protocol": "drawn, folds 4-6"})
-    with pytest.raises(DataError, match=r"tested on drawn, folds 4-6, softmax seed 0 on drawn, folds 1-3"):
-        summarise([first, make_result("arcface", test=other)])
-    with pytest.raises(DataError, match="arcface seed 0 does not say whose"):
-        summarise([first, make_result("arcface", people=None)])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemargin.errors import DataError
-from training.data.pictures import LabelledImages, LazyPictures, Picture
+from training.data.pictures import LabelledImages, LazyPictures, Picture, label_gaps
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +180,16 @@ class PersonColumn:
             if not is_label(number):
                 row = self.codes.index(code) + 1
                 raise DataError(f"{where}: the label '{text}' of picture {row:,} is not a whole number from 0 on")
+
+
+def gaps_of(people: Sequence[str]) -> tuple[int, ...]:
+    """`LabelledImages.gaps` of people whom a `PersonColumn` names; none where a name is no plain number.
+
+    Numbers with leading zeros are names of folders, not counted classes.
+    """
+    if not all(name.isdecimal() and name == str(int(name)) for name in people):
+        return ()
+    return label_gaps([int(name) for name in people])
 
 
 def is_label(number: float) -> bool:

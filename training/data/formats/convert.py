@@ -18,6 +18,7 @@ from facemargin.preprocessing import decode
 from training.data.formats import FORMATS, Entry, Format, format_name
 from training.data.pictures import LabelledImages
 from training.data.sources import read_source
+from training.data.unreadable import UnreadablePicture
 
 OnBad = Literal["fail", "skip"]
 SHARD_PICTURES = 10_000
@@ -32,7 +33,7 @@ class Conversion(BaseModel):
         source, target: paths.
         source_format, target_format: keys of `FORMATS`.
         people, images: written.
-        bad: pictures that were left out because they cannot be read, as ``person/name``, with the reason.
+        bad: pictures that were left out because they cannot be read, each with the reason.
         people_lost: people all of whose pictures were left out.
         bytes: of the pictures written.
     """
@@ -45,7 +46,7 @@ class Conversion(BaseModel):
     target_format: str
     people: int
     images: int
-    bad: dict[str, str]
+    bad: tuple[UnreadablePicture, ...]
     people_lost: tuple[str, ...]
     bytes: int
 
@@ -55,7 +56,9 @@ class Conversion(BaseModel):
             f"{self.target} ({self.target_format}): {self.images:,} pictures of {self.people:,} people, "
             f"{self.bytes / 1e6:,.1f} MB, from {self.source} ({self.source_format})"
         ]
-        lines += [f"left out: {name}: {reason}" for name, reason in self.bad.items()]
+        if self.bad:
+            lines.append(f"left out, because they cannot be read: {len(self.bad):,} pictures")
+        lines += [f"left out: {one.name} ({one.reason})" for one in self.bad]
         lines += [f"left out: {name}, who has no other picture" for name in self.people_lost]
         return "\n".join(lines)
 
@@ -106,7 +109,7 @@ def convert(
         target_format=names[1],
         people=int((reading.written > 0).sum()),
         images=int(reading.written.sum()),
-        bad=reading.bad,
+        bad=tuple(reading.bad),
         people_lost=tuple(images.people[label] for label in np.flatnonzero(reading.written == 0)),
         bytes=reading.bytes,
     )
@@ -117,7 +120,7 @@ class _Reading:
 
     def __init__(self, images: LabelledImages, on_bad: OnBad, console: Console) -> None:
         self.images, self.on_bad, self.console = images, on_bad, console
-        self.bad: dict[str, str] = {}
+        self.bad: list[UnreadablePicture] = []
         self.written = np.zeros(len(images.people), dtype=np.int64)
         self.bytes = 0
 
@@ -130,25 +133,26 @@ class _Reading:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in track(starts, "converting", console=self.console, transient=True, disable=quiet):
                 for entry in pool.map(self._entry, order[start : start + _BATCH].tolist()):
-                    if entry is not None:
-                        self.written[entry.label] += 1
-                        self.bytes += len(entry.data)
-                        yield entry
+                    if isinstance(entry, UnreadablePicture):
+                        self.bad.append(entry)
+                        continue
+                    self.written[entry.label] += 1
+                    self.bytes += len(entry.data)
+                    yield entry
         if not self.written.any():
-            raise DataError(f"none of the {len(order):,} pictures can be read; {next(iter(self.bad.values()))}")
+            raise DataError(f"none of the {len(order):,} pictures can be read; {self.bad[0].reason}")
 
-    def _entry(self, row: int) -> Entry | None:
+    def _entry(self, row: int) -> Entry | UnreadablePicture:
         label = int(self.images.labels[row])
         try:
             picture = self.images.pictures[row]
             data = picture.read()
             height, width = decode(data).shape[:2]
         except (DataError, ImageError) as error:
-            name = f"{self.images.people[label]}/{self.images.picture_name(row)}"
             if self.on_bad == "fail":
+                name = f"{self.images.people[label]}/{self.images.picture_name(row)}"
                 raise DataError(f"{name} cannot be read: {error}; --on-bad skip leaves such pictures out") from error
-            self.bad[name] = str(error)
-            return None
+            return UnreadablePicture.of(self.images, row, str(error))
         return Entry(label, picture.name, data, (height, width))
 
 

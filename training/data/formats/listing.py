@@ -10,7 +10,7 @@ from pathlib import Path
 
 from facemargin.errors import DataError
 from training.data.formats.base import Entry
-from training.data.formats.columns import FilePictures, PersonColumn, TextColumn, Texts
+from training.data.formats.columns import FilePictures, PersonColumn, TextColumn, Texts, gaps_of
 from training.data.formats.folder import FileWriter
 from training.data.pictures import LabelledImages
 
@@ -42,7 +42,7 @@ class Listing:
         people, labels = persons.finish(path)
         pictures = FilePictures(root or path.parent, paths.finish())
         _require_files(path, pictures.root, pictures.paths)
-        return LabelledImages(pictures, labels, people)
+        return LabelledImages(pictures, labels, people, gaps=gaps_of(people))
 
     def outputs(self, target: Path) -> tuple[Path, ...]:
         """See `Format.outputs`; the pictures go to a folder beside the list."""

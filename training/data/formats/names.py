@@ -1,4 +1,7 @@
-"""The sidecar `people.txt`, names for formats that hold only numbers: one a line, the label is its number from 0."""
+"""The sidecar `people.txt`, names for formats that hold only numbers: one a line, the label is its number from 0.
+
+Names are written as the bytes of the folder that they come from, also where these are no UTF-8.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +23,8 @@ def write_names(folder: Path, people: Sequence[str]) -> None:
     broken = next((name for name in people if name.splitlines() != [name]), None)
     if broken is not None:
         raise DataError(f"the name {broken!r} is empty or has a line break; it cannot be written to {FILE_NAME}")
-    (folder / FILE_NAME).write_text("".join(f"{name}\n" for name in people), encoding="utf-8", newline="\n")
+    text = "".join(f"{name}\n" for name in people)
+    (folder / FILE_NAME).write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
 def names_of(folder: Path, labels: Sequence[int]) -> tuple[str, ...]:
@@ -33,8 +37,8 @@ def names_of(folder: Path, labels: Sequence[int]) -> tuple[str, ...]:
     if not path.is_file():
         return tuple(str(label) for label in labels)
     try:
-        names = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        names = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError as error:
         raise DataError(f"cannot read {path}: {error}") from error
     if max(labels) >= len(names):
         raise DataError(f"{path} names {len(names):,} people, but there is a label {max(labels):,} beside it")

@@ -3,7 +3,8 @@
 Record 0 is a header with two numbers: the key of the first identity record and one past the last. The pictures are the
 records 1 up to the first identity record; an identity record holds the first picture of a person and one past the last.
 So the labels of millions of pictures are known from one record a person. A set without header record (im2rec) has a
-label in each record; then every image header is read once.
+label in each record; then every image header is read once, and the id in it means nothing: a set that was shuffled
+keeps the ids of the old order under new keys.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +30,7 @@ from training.data.formats.record_file import (
     encode_record,
     read_index,
 )
-from training.data.pictures import LabelledImages, LazyPictures, Picture
+from training.data.pictures import LabelledImages, LazyPictures, Picture, label_gaps
 
 Item = TypeVar("Item")
 
@@ -45,11 +46,13 @@ class RecordPictures(LazyPictures):
     Attributes:
         path: the file.
         keys, offsets: int64 (N,) of the records.
+        with_ids: the id of each record is its key (or 0), as it is in a set with a header record.
     """
 
     path: Path
     keys: NDArray[np.int64]
     offsets: NDArray[np.int64]
+    with_ids: bool
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -66,7 +69,8 @@ class RecordPictures(LazyPictures):
             DataError: no image record of this key at its offset.
         """
         with RecordFile(self.path) as file:
-            record, header = _read_header(file, int(self.keys[index]), int(self.offsets[index]))
+            place = int(self.keys[index]), int(self.offsets[index])
+            record, header = _read_header(file, *place, with_id=self.with_ids)
             return Picture(self.name(index), self.path, file.pieces(record, header.length), MAGIC)
 
 
@@ -92,9 +96,10 @@ class RecordIO:
         if not rows.size:
             raise DataError(f"{path} has no pictures")
         numbers, dense = np.unique(labels, return_inverse=True)
-        pictures = RecordPictures(path, keys[rows], offsets[rows])
+        pictures = RecordPictures(path, keys[rows], offsets[rows], header is not None)
         _check_property(path.with_name(PROPERTY), numbers, pictures)
-        return LabelledImages(pictures, dense.astype(np.int64), names_of(path.parent, numbers.tolist()))
+        people = names_of(path.parent, numbers.tolist())
+        return LabelledImages(pictures, dense.astype(np.int64), people, gaps=label_gaps(numbers.tolist()))
 
     def outputs(self, target: Path) -> tuple[Path, ...]:
         """See `Format.outputs`; a folder may hold one set, because two would share ``property`` and ``people.txt``."""
@@ -194,9 +199,10 @@ def _set_header(file: RecordFile, keys: NDArray[np.int64], offsets: NDArray[np.i
     """Key of the first identity record and one past the last; None for a set without header record."""
     if keys[0] != 0:
         return None
-    record, header = _read_header(file, 0, int(offsets[0]))
+    record, header = _read_header(file, 0, int(offsets[0]), with_id=False)
     if header.flag < 2 or any(length for _, length in file.pieces(record, header.length)):
         return None
+    _require_id(file, 0, record, header)
     first, past = header.labels[:2]
     if not (is_label(first) and is_label(past) and 1 <= first <= past):
         raise DataError(f"{file.path}: the header record announces identity records {first:g} to {past:g}")
@@ -235,7 +241,7 @@ def _scan(
     rows, labels = [], []
     covered = 0
     for row, (key, offset) in enumerate(_watched(zip(keys.tolist(), offsets.tolist(), strict=True), file, "headers")):
-        record, header = _read_header(file, key, offset)
+        record, header = _read_header(file, key, offset, with_id=with_header)
         if any(length for _, length in file.pieces(record, header.length)):
             rows.append(row)
             labels.append(_whole_label(file, key, header))
@@ -279,16 +285,22 @@ def _whole_label(file: RecordFile, key: int, header: ImageHeader) -> int:
     return int(header.labels[0])
 
 
-def _read_header(file: RecordFile, key: int, offset: int) -> tuple[Record, ImageHeader]:
-    """A record and its header; an id of 0 is one that was never set."""
+def _read_header(file: RecordFile, key: int, offset: int, *, with_id: bool = True) -> tuple[Record, ImageHeader]:
+    """A record and its header; with an id, this must be the key."""
     record = file.record(offset)
     header = file.header(record)
+    if with_id:
+        _require_id(file, key, record, header)
+    return record, header
+
+
+def _require_id(file: RecordFile, key: int, record: Record, header: ImageHeader) -> None:
+    """An id of 0 is one that was never set."""
     if header.id not in (0, key):
         raise DataError(
-            f"{file.path}: the index calls the record at byte {offset:,} {key:,}, the record itself {header.id:,}; "
-            "they are of different sets"
+            f"{file.path}: the index calls the record at byte {record.offset:,} {key:,}, the record itself "
+            f"{header.id:,}; they are of different sets"
         )
-    return record, header
 
 
 def _check_property(path: Path, numbers: NDArray[np.int64], pictures: RecordPictures) -> None:

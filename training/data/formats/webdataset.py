@@ -24,7 +24,7 @@ from rich.progress import track
 from facemargin.errors import DataError
 from facemargin.preprocessing import IMAGE_SUFFIXES
 from training.data.formats.base import Entry, file_stem, free_name, has_suffix
-from training.data.formats.columns import PersonColumn, TextColumn, Texts
+from training.data.formats.columns import PersonColumn, TextColumn, Texts, gaps_of
 from training.data.formats.names import FILE_NAME, names_of, write_names
 from training.data.pictures import LabelledImages, LazyPictures, Picture
 
@@ -97,11 +97,12 @@ class WebDataset:
                 persons.add(sample.person)
             ends.append(len(names))
         people, labels = persons.finish(path)
+        gaps = gaps_of(people)
         if (shards[0].parent / FILE_NAME).is_file() and all(name.isdecimal() for name in people):
             people = names_of(shards[0].parent, [int(name) for name in people])
         offsets, lengths = (np.array(column, dtype=np.int64) for column in columns)
         pictures = TarPictures(shards, np.array(ends, dtype=np.int64), names.finish(), offsets, lengths)
-        return LabelledImages(pictures, labels, people)
+        return LabelledImages(pictures, labels, people, gaps=gaps)
 
     def outputs(self, target: Path) -> tuple[Path, ...]:
         """See `Format.outputs`; one ``.tar``, or a folder of shards."""

@@ -7,7 +7,6 @@ pictures is not told.
 Source: the ``verification.py`` and ``lfw2pack.py`` of InsightFace's recognition code, by their behaviour.
 """
 
-import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from training.data.pictures import Picture
 from training.data.protocols.pair_set import PairSet, consecutive_folds
 from training.data.protocols.restricted_pickle import plain, read_restricted
 from training.data.protocols.source import Source
+from training.whole_file import write_whole
 
 SUFFIX = ".bin"
 _HEAD = 40  # bytes of an array's pickle that hold the name of its module
@@ -93,8 +93,9 @@ def read_bin(path: Path) -> BinContent:
         if not isinstance(found, list | tuple) or len(found) != 2:
             raise DataError("it holds no (pictures, flags)")
         pictures, flags = (_sequence(part) for part in found)
+        made: dict[int, bytes] = {}  # an array that stands in many places of the list is copied once
         content = BinContent(
-            tuple(_encoded(k, picture) for k, picture in enumerate(pictures)),
+            tuple(made.get(id(p)) or made.setdefault(id(p), _encoded(k, p)) for k, p in enumerate(pictures)),
             np.array([_flag(k, flag) for k, flag in enumerate(flags)], dtype=np.bool_),
         )
     except DataError as error:
@@ -136,14 +137,10 @@ def write_bin(
     # The one place that names NumPy's module comes before the first picture; NumPy 2 reads the name of NumPy 1 too.
     if as_arrays:
         data = data[:_HEAD].replace(b"numpy._core.", b"numpy.core.") + data[_HEAD:]
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(data)
-        partial.replace(path)
+        write_whole(path, data)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class WrittenBin(BaseModel):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemargin.errors import DataError
-from training.crops import not_detected
+from training.align.report import not_detected
 from training.data.pairs import SUFFIXES
 from training.data.pictures import Picture
 from training.data.protocols.pair_set import PairSet

@@ -1,9 +1,11 @@
 """Reading a pickle of lists, bytes, bools and small NumPy arrays without running anything that it asks for.
 
 Three walls. First, every opcode is looked at before any is run: only those that such a pickle needs are admitted, none
-may declare more bytes than the file has, and their number is bounded, which bounds the memory of what they make.
-Second, a global can only be one of a closed list. Third, what stands behind these names are the classes below, which
-keep what they are given and compute nothing: NumPy's own constructors are never called.
+may declare more bytes than the file has, and their number is bounded. Second, a global can only be one of a closed
+list. Third, what stands behind these names are the classes below, which only keep, copy or view the bytes that they
+are given: NumPy's own constructors are never called. Because one text can be passed to many calls, the bytes of all of
+them count against a budget of twice the file: an honest pickle makes each of its bytes into bytes once, and into an
+array once. So the memory grows with the length of the file and the number of its opcodes, and with nothing else.
 
 Everything else is refused with its name. Owns no meaning: `insightface_bin` knows what should be in the pickle.
 """
@@ -12,6 +14,7 @@ import math
 import pickle
 import pickletools
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -21,6 +24,8 @@ from numpy.typing import NDArray
 from facemargin.errors import DataError
 
 _MOST_OPCODES = 5_000_000  # the largest published set has 28,000 pictures at some 30 opcodes each
+
+_MOST_DIMENSIONS = 32  # of an array; more only serve to make the product of its sides a long computation
 
 _OPCODES = frozenset(
     [
@@ -72,6 +77,23 @@ _OPCODES = frozenset(
 )
 
 
+class _Budget:
+    """Bytes that the calls of one pickle may still make."""
+
+    def __init__(self, size: int) -> None:
+        self.left = 2 * size
+
+    def spend(self, count: int) -> None:
+        """Take bytes off before they are made.
+
+        Raises:
+            DataError: more than are left.
+        """
+        self.left -= count
+        if self.left < 0:
+            raise DataError("its calls make more bytes than the file can hold")
+
+
 class _Dtype:
     """A dtype of one byte; any other is refused."""
 
@@ -92,41 +114,42 @@ class _Ndarray:
 class _Reconstruct:
     """An array that its state will fill; the shape that it is made with is ignored, so that it costs nothing."""
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, budget: _Budget, *_: object) -> None:
+        self.budget = budget
         self.array: NDArray[Any] | None = None
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, _, data = state
-        self.array = _array(data, dtype, shape)
+        self.array = _array(self.budget, data, dtype, shape)
 
 
 class _FromBuffer(_Reconstruct):
     """An array of pickle protocol 5: its bytes come first, not as a state."""
 
-    def __init__(self, data: bytes, dtype: _Dtype, shape: tuple[int, ...], *_: object) -> None:
-        super().__init__()
-        self.array = _array(data, dtype, shape)
+    def __init__(self, budget: _Budget, data: bytes, dtype: _Dtype, shape: tuple[int, ...], *_: object) -> None:
+        super().__init__(budget)
+        self.array = _array(budget, data, dtype, shape)
 
 
 class _Scalar:
     """A NumPy number of one byte."""
 
-    def __init__(self, dtype: _Dtype, data: bytes) -> None:
-        self.value = _array(data, dtype, (1,))[0].item()
+    def __init__(self, budget: _Budget, dtype: _Dtype, data: bytes) -> None:
+        self.value = _array(budget, data, dtype, (1,))[0].item()
 
 
 class _Encoded:
     """Bytes that pickle protocol 2 wrote as text."""
 
-    def __init__(self, text: str, encoding: str) -> None:
+    def __init__(self, budget: _Budget, text: str, encoding: str) -> None:
         if encoding not in ("latin1", "latin-1"):
             raise DataError(f"bytes in the encoding {encoding!r:.40} are in it; only latin1 is admitted")
+        budget.spend(len(text))
         self.value = text.encode("latin-1")
 
 
-_GLOBALS: dict[tuple[str, str], Callable[..., object]] = {
-    ("numpy", "ndarray"): _Ndarray,
-    ("numpy", "dtype"): _Dtype,
+_PLAIN: dict[tuple[str, str], Callable[..., object]] = {("numpy", "ndarray"): _Ndarray, ("numpy", "dtype"): _Dtype}
+_MAKERS: dict[tuple[str, str], Callable[..., object]] = {
     ("_codecs", "encode"): _Encoded,
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _Reconstruct for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _Scalar for core in ("core", "_core")},
@@ -135,11 +158,17 @@ _GLOBALS: dict[tuple[str, str], Callable[..., object]] = {
 
 
 class _Restricted(pickle.Unpickler):
+    def __init__(self, data: bytes) -> None:
+        super().__init__(BytesIO(data), encoding="bytes")
+        self.budget = _Budget(len(data))
+
     def find_class(self, module: str, name: str) -> Any:
-        """One of the closed list; nothing is ever imported."""
-        if (module, name) not in _GLOBALS:
+        """One of the closed lists; nothing is ever imported."""
+        if (module, name) in _PLAIN:
+            return _PLAIN[module, name]
+        if (module, name) not in _MAKERS:
             raise DataError(f"it asks for the global {module}.{name}".replace("\n", " ")[:200])
-        return _GLOBALS[module, name]
+        return partial(_MAKERS[module, name], self.budget)
 
 
 def read_restricted(data: bytes) -> object:
@@ -152,7 +181,7 @@ def read_restricted(data: bytes) -> object:
     """
     try:
         _look_at_every_opcode(data)
-        return _Restricted(BytesIO(data), encoding="bytes").load()
+        return _Restricted(data).load()
     except DataError as error:
         raise DataError(f"{error}: refused, and nothing of it was run") from error
     except (
@@ -174,12 +203,15 @@ def plain(value: object) -> object:
     return value.value if isinstance(value, _Scalar | _Encoded) else value
 
 
-def _array(data: object, dtype: object, shape: object) -> NDArray[Any]:
+def _array(budget: _Budget, data: object, dtype: object, shape: object) -> NDArray[Any]:
     data = plain(data)
     if not (isinstance(data, bytes | bytearray) and isinstance(dtype, _Dtype) and isinstance(shape, tuple)):
         raise DataError("an array in it is not made of bytes, a dtype and a shape")
+    if len(shape) > _MOST_DIMENSIONS:
+        raise DataError(f"an array of {len(shape):,} dimensions is in it")
     if not all(type(side) is int and side >= 0 for side in shape) or math.prod(shape) != len(data):
         raise DataError("an array in it does not have the bytes that its shape says")
+    budget.spend(len(data))
     values = np.frombuffer(data, dtype=np.uint8).reshape(shape)
     return values != 0 if dtype.bool else values
 

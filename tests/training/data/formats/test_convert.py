@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,7 +97,8 @@ def test_a_broken_picture_stops_or_is_told(digits: Path, tmp_path: Path, name: s
         convert(digits, target)
     assert list((tmp_path / "out").iterdir()) == []
     done = convert(digits, target, on_bad="skip")
-    assert (done.people, done.images, sorted(done.bad), done.people_lost) == (2, 4, ["1/1.png", "2/0.png"], ("2",))
+    assert (done.people, done.images, [bad.row for bad in done.bad], done.people_lost) == (2, 4, [3, 5], ("2",))
+    assert [bad.name for bad in done.bad] == [f"1: {digits / '1' / '1.png'}", f"2: {digits / '2' / '0.png'}"]
     assert "left out: 2, who has no other picture" in done.to_text()
     assert [person for person, _ in content(target, name)] == ["0", "0", "1", "1"]
 
@@ -204,7 +206,7 @@ def test_the_command_prints_counts_and_fails_in_one_line(faces: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) | {"bytes": 0} == {
         "source": str(faces), "target": str(tmp_path / "train.rec"), "source_format": "folder",
-        "target_format": "recordio", "people": 3, "images": 6, "bad": {}, "people_lost": [], "bytes": 0,
+        "target_format": "recordio", "people": 3, "images": 6, "bad": [], "people_lost": [], "bytes": 0,
     }  # fmt: skip
     again = run(faces, tmp_path / "train.rec")
     assert (again.returncode, again.stdout) == (2, "")
@@ -219,3 +221,24 @@ def test_many_pictures_are_columns_not_objects(digits: Path, tmp_path: Path) -> 
         held = [value for value in vars(pictures).values() if isinstance(value, list | tuple | dict)]
         assert sum(map(len, held)) <= 1, f"{name} holds objects"
         assert pictures[np.int64(3)] == pictures[3]
+
+
+def test_unreadable_pictures_of_one_name_are_counted_one_by_one(tmp_path: Path, png: Callable[..., bytes]) -> None:
+    for folder, data in (("a", b""), ("b", b""), ("c", png(1))):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        (tmp_path / "in" / folder / "1.png").write_bytes(data)
+    (tmp_path / "in" / "list.txt").write_text("a/1.png Ann\nb/1.png Ann\nc/1.png Ann\n")
+    done = convert(tmp_path / "in" / "list.txt", tmp_path / "out.tar", on_bad="skip")
+    assert (done.images, [bad.row for bad in done.bad]) == (1, [0, 1])
+    assert "2 pictures" in done.to_text()
+    assert f"left out: Ann: {tmp_path / 'in' / 'b' / '1.png'} (" in done.to_text()
+
+
+def test_names_that_are_no_utf_8_survive(tmp_path: Path, png: Callable[..., bytes]) -> None:
+    folder = os.fsencode(tmp_path / "faces") + b"/Andr\xe9"
+    os.makedirs(folder)
+    with open(folder + b"/1.png", "wb") as file:
+        file.write(png(1))
+    convert(tmp_path / "faces", tmp_path / "out" / "train.rec")
+    assert (tmp_path / "out" / "people.txt").read_bytes() == b"Andr\xe9\n"
+    assert read_source(tmp_path / "out" / "train.rec").people == (os.fsdecode(b"Andr\xe9"),)

@@ -101,3 +101,13 @@ def test_a_written_list_lies_beside_its_pictures(faces: Path, tmp_path: Path, pn
     lines = (tmp_path / "out" / "train.txt").read_text(encoding="utf-8").splitlines()
     assert lines[3] == "train-pictures/Bob Ray/Bob Ray_0000.png\tBob Ray"
     assert (tmp_path / "out" / "train-pictures" / "Bob Ray" / "Bob Ray_0000.png").read_bytes() == png(10)
+
+
+@pytest.mark.parametrize(
+    ("labels", "gaps"),
+    [("0 1 9", tuple(range(2, 9))), ("0 1 2", ()), ("2", (0, 1)), ("Ann Bob", ()), ("0000045 0000099", ())],
+)
+def test_numbers_that_no_picture_has_are_told(tmp_path: Path, labels: str, gaps: tuple[int, ...]) -> None:
+    (tmp_path / "x.png").write_bytes(b"")
+    (tmp_path / "list.txt").write_text("".join(f"x.png {label}\n" for label in labels.split()))
+    assert Listing().read(tmp_path / "list.txt").gaps == gaps

@@ -275,3 +275,41 @@ def test_a_folder_with_several_sets_needs_a_choice(tmp_path: Path) -> None:
         FORMATS["recordio"].outputs(tmp_path / "c.rec")
     with pytest.raises(DataError, match=r"should end in \.rec"):
         FORMATS["recordio"].outputs(tmp_path / "set")
+
+
+def test_a_shuffled_set_has_new_keys_and_the_ids_of_the_old_order(tmp_path: Path, png: Callable[..., bytes]) -> None:
+    records = [(key, float(key % 2), png(key)) for key in (3, 1, 4, 2)]
+    path = pack(records, tmp_path / "set")
+    lines = path.with_suffix(".idx").read_text().splitlines()
+    path.with_suffix(".idx").write_text("".join(f"{key}\t{line.split()[1]}\n" for key, line in enumerate(lines)))
+    expected = [("1", "0", png(3)), ("1", "1", png(1)), ("0", "2", png(4)), ("0", "3", png(2))]
+    assert contents(RecordIO().read(path)) == expected
+    path.with_suffix(".idx").unlink()
+    assert contents(RecordIO().read(path)) == expected
+
+
+def test_a_header_record_under_another_key_is_refused(tmp_path: Path, png: Callable[..., bytes]) -> None:
+    path = pack(insightface(png), tmp_path / "set")
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack("<Q", 9)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="the index calls the record at byte 0 0, the record itself 9"):
+        RecordIO().read(path)
+
+
+def test_more_pictures_than_float32_counts_are_refused(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.data.formats.recordio._EXACT", 9)
+    with pytest.raises(DataError, match=r"6 pictures are more than the float32 numbers .* can count \(9\)"):
+        convert(faces, tmp_path / "out" / "train.rec")
+    monkeypatch.setattr("training.data.formats.recordio._EXACT", 10)
+    assert convert(faces, tmp_path / "out" / "train.rec").images == 6
+
+
+def test_numbers_that_no_picture_has_are_told(tmp_path: Path, png: Callable[..., bytes]) -> None:
+    path = pack([(0, 2.0, png(0)), (1, 5.0, png(1)), (2, 2.0, png(2))], tmp_path / "set")
+    assert RecordIO().read(path).gaps == (0, 1, 3, 4)
+    assert RecordIO().read(pack(insightface(png), tmp_path / "whole")).gaps == ()
+    far = pack([(0, 0.0, png(0)), (1, 2.0**24, png(1))], tmp_path / "far")
+    assert RecordIO().read(far).gaps == tuple(range(1, 1001))

@@ -164,3 +164,11 @@ def test_pictures_keep_their_bytes(tmp_path: Path) -> None:
     (tmp_path / "p0" / "0.jpg").write_bytes(jpeg)  # found under another suffix
     convert_to_bin(load_pairs(None, source), tmp_path / "list.bin")
     assert read_bin(tmp_path / "list.bin").pictures[0] == jpeg
+
+
+def test_a_picture_that_stands_in_many_places_is_held_once(tmp_path: Path) -> None:
+    picture = np.full((5000, 1), 7, dtype=np.uint8)
+    (tmp_path / "x.bin").write_bytes(pickle.dumps(([picture] * 40, [True] * 20), 4))
+    content = read_bin(tmp_path / "x.bin")
+    assert content.pictures == (picture.tobytes(),) * 40
+    assert len({id(held) for held in content.pictures}) == 1

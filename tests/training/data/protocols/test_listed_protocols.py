@@ -1,5 +1,6 @@
 """Protocols that are lists of file names: what each list says, what it gets wrong, and which files are missing."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from training.data.pairs import read_pairs
 from training.data.protocols import PROTOCOLS, PairSet, Source, load_pairs, load_protocol
 from training.data.protocols.cfp import read_cfp
 from training.data.protocols.cross_lfw import read_cross_lfw
+from training.data.protocols.listed import find_pictures
 from training.data.protocols.pair_list import agedb_person, folder_of, read_pair_list
 from training.data.protocols.pair_set import consecutive_folds, folds_of_each_kind
 
@@ -301,3 +303,8 @@ def test_equal_parts() -> None:
     assert folds_of_each_kind(np.array([True] * 20 + [False] * 10)).tolist() == [
         *np.repeat(range(1, 11), 2), *range(1, 11)
     ]  # fmt: skip
+
+
+def test_finding_pictures_needs_nothing_of_embedding_them() -> None:
+    sources = Path(inspect.getfile(find_pictures)).parent.glob("*.py")
+    assert not [path.name for path in sources if "training.crops" in path.read_text(encoding="utf-8")]

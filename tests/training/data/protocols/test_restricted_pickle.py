@@ -186,3 +186,39 @@ def test_every_truncation_of_a_set_is_refused() -> None:
     for end in range(len(data)):
         with pytest.raises(DataError):
             read_restricted(data[:end])
+
+
+def test_one_text_cannot_be_copied_by_many_calls() -> None:
+    text, calls = b"a" * 65_536, 200
+    data = (
+        b"\x80\x02](c_codecs\nencode\nq\x00X" + struct.pack("<I", len(text)) + text
+        + b"q\x01X\x06\x00\x00\x00latin1q\x02" + b"h\x00h\x01h\x02\x86R" * calls + b"e."
+    )  # fmt: skip
+    with pytest.raises(DataError, match="its calls make more bytes than the file can hold: refused"):
+        read_restricted(data)
+
+
+@pytest.mark.parametrize("dtype", [b"b1", b"u1"])
+def test_the_bytes_of_one_array_cannot_become_many(dtype: bytes) -> None:
+    held, calls = b"\x01" * 65_536, 200
+    one = b"h\x00(h\x01h\x02J" + struct.pack("<i", len(held)) + b"\x85U\x01CtR"
+    data = (
+        b"\x80\x03](cnumpy.core.numeric\n_frombuffer\nq\x00B" + struct.pack("<I", len(held)) + held + b"q\x01"
+        b"cnumpy\ndtype\nU\x02" + dtype + b"\x85Rq\x02" + one * calls + b"e."
+    )  # fmt: skip
+    with pytest.raises(DataError, match="its calls make more bytes than the file can hold"):
+        read_restricted(data)
+    few = read_restricted(data.replace(one * calls, one))
+    assert _plain(few)[-1].size == len(held)  # type: ignore[attr-defined]
+
+
+def test_an_array_has_few_dimensions() -> None:
+    data = pickle.dumps(np.ones(1, dtype=np.uint8), 2)
+    assert b"K\x01\x85" in data
+    with pytest.raises(DataError, match="an array of 40 dimensions is in it"):
+        read_restricted(data.replace(b"K\x01\x85", b"(" + b"K\x01" * 40 + b"t"))
+
+
+def test_a_frame_longer_than_the_file_is_named() -> None:
+    with pytest.raises(DataError, match="a frame of 1,125,899,906,842,624 bytes is declared, more than the file has"):
+        read_restricted(BOMBS["frame"])
