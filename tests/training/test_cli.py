@@ -117,4 +117,7 @@ def test_inspect_counts_people_sizes_and_what_cannot_be_read(drawn_people: Path,
     (people / "person00" / "0.png").write_bytes(b"x")
     found = json.loads(run("data", "inspect", people, "--json").stdout)
     assert (found["people"], found["images"], found["sizes"]) == (8, 48, {"32x32": 47})
-    assert list(found["unreadable"]) == ["person00/0.png"]
+    (bad,) = found["unreadable"]
+    assert bad["row"] == 0
+    assert bad["name"].endswith("person00/0.png")
+    assert "not an image" in bad["reason"]
