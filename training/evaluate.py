@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from facemargin.bundle import Bundle
@@ -26,7 +25,7 @@ from training.data.protocols.pair_set import PairSet
 from training.data.protocols.source import OnProblem, Source
 from training.embedded import embed_readable
 from training.evaluation_report import Estimate, EvaluationReport, LeftOut, TarRow
-from training.pair_scores import NOT_ACQUIRED, accuracy_by_folds, tar_of_pairs
+from training.pair_scores import accuracy_by_folds, pair_similarities, tar_of_pairs
 
 PAIR_FARS = (1e-1, 1e-2, 1e-3)
 
@@ -71,7 +70,8 @@ def evaluate_pair_set(
         used = np.isin(pairs.photos, kept.photos)
         found, pairs = replace(found, vectors=found.vectors[used], acquired=found.acquired[used]), kept
         _require_both_kinds(pairs)
-    similarity = _similarities(pairs, found.vectors, found.acquired)
+    rows = {int(k): found.vectors[k] for k in np.flatnonzero(found.acquired)}
+    similarity = pair_similarities(pairs.first.tolist(), pairs.second.tolist(), rows)
     first, second = pairs.sides
     weights = people_weights(first, second, resamples=resamples, seed=seed)
 
@@ -196,12 +196,3 @@ def _require_both_kinds(pairs: PairSet) -> None:
         raise DataError(f"{pairs.name} has {genuine} genuine and {impostor} impostor pairs; an evaluation needs both")
     if len(pairs.folds) == 1 and min(genuine, impostor) < 2:
         raise DataError("the protocol has a single pair of a kind; an evaluation needs at least two")
-
-
-def _similarities(pairs: PairSet, vectors: NDArray[np.float32], acquired: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Cosine of every pair, float32 (P,); -1 where a photograph has no embedding."""
-    cosines = [
-        float(vectors[a] @ vectors[b]) if acquired[a] and acquired[b] else NOT_ACQUIRED
-        for a, b in zip(pairs.first, pairs.second, strict=True)
-    ]
-    return np.asarray(cosines, dtype=np.float32)

@@ -1,24 +1,34 @@
 """From embeddings to the similarity of each pair, and the accuracy of a protocol's pairs."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facemargin.metrics import KFold, TarAtFar, halves_accuracy, kfold_accuracy, tar_at_far
 from facemargin.metrics.verification import halves
-from training.data.pairs import Pairs, Photo
 from training.evaluation_report import AccuracyMethod
+
+_Key = TypeVar("_Key", bound=Hashable)
 
 NOT_ACQUIRED = -1.0
 """Similarity of a pair of which a photograph has no face: at or below every cosine."""
 
 
-def pair_similarities(pairs: Pairs, rows: Mapping[Photo, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Cosine of every pair, float32 (P,); -1 where a photograph has no embedding."""
+def pair_similarities(
+    first: Sequence[_Key], second: Sequence[_Key], rows: Mapping[_Key, NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Cosine of every pair, float32 (P,); -1 where a photograph has no embedding.
+
+    Args:
+        first: photograph on one side of each of the P pairs.
+        second: photograph on the other side.
+        rows: unit embedding of each photograph that has one.
+    """
     cosines = [
         float(rows[a] @ rows[b]) if a in rows and b in rows else NOT_ACQUIRED
-        for a, b in zip(pairs.first, pairs.second, strict=True)
+        for a, b in zip(first, second, strict=True)
     ]
     return np.asarray(cosines, dtype=np.float32)
 

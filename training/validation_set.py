@@ -79,7 +79,8 @@ def load_validation(pairs: Pairs, aligned_root: Path, *, template: str = "arcfac
 def validate_pairs(embed: Embed, validation: ValidationSet) -> Validation:
     """Measure a model in training; takes little more than the embedding of the crops."""
     vectors = embed(validation.crops)
-    similarity = pair_similarities(validation.pairs, {photo: vectors[row] for photo, row in validation.rows.items()})
+    pairs, rows = validation.pairs, {photo: vectors[row] for photo, row in validation.rows.items()}
+    similarity = pair_similarities(pairs.first, pairs.second, rows)
     same = validation.pairs.same
     method, accuracy, _ = accuracy_by_folds(similarity, same, validation.pairs.fold)
     scores = all_pairs(vectors, validation.people)

@@ -9,6 +9,7 @@ import typer
 from training.cli.options import (
     DetectorFile,
     Json,
+    OnFault,
     print_json,
 )
 
@@ -32,13 +33,6 @@ class CropFormat(StrEnum):
 
     png = "png"
     jpeg = "jpeg"
-
-
-class OnBad(StrEnum):
-    """What becomes of a conversion when a picture cannot be read."""
-
-    fail = "fail"
-    skip = "skip"
 
 
 Root = Annotated[Path | None, typer.Option(help="Folder that the paths of a list are relative to.")]
@@ -112,7 +106,7 @@ def convert(
     to_format: Annotated[str | None, typer.Option(help="Format of TO; by default guessed by its name.")] = None,
     root: Root = None,
     shard_pictures: Annotated[int, typer.Option(min=1, help="Pictures a WebDataset shard.")] = 10_000,
-    on_bad: Annotated[OnBad, typer.Option(help="What a picture that cannot be read does.")] = OnBad.fail,
+    on_bad: Annotated[OnFault, typer.Option(help="What a picture that cannot be read does.")] = OnFault.fail,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at TO.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from facemargin.errors import CalibrationError, ConfigError, DataError
-from training.cli.options import Aligned, Bundle, DetectorFile, Json, detector_of, print_json, print_table
+from training.cli.options import Aligned, Bundle, DetectorFile, Json, OnFault, detector_of, print_json, print_table
 
 if TYPE_CHECKING:
     from facemargin import bundle as bundles
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from training.evaluation_report import AllPairsReport, EvaluationReport
     from training.group_rates import GroupRates
     from training.template_report import TemplatePairsReport, TemplateSearchReport
-
-
-class Problem(StrEnum):
-    """What a picture at fault does."""
-
-    fail = "fail"
-    skip = "skip"
 
 
 class ThresholdFrom(StrEnum):
@@ -63,11 +56,11 @@ def evaluate(
         typer.Option("--flip-sum/--no-flip-sum", help="Add the mirrored crop; as the bundle says by default."),
     ] = None,
     missing: Annotated[
-        Problem, typer.Option(help="A listed picture that is not there: fail, or skip its pairs and count them.")
-    ] = Problem.fail,
+        OnFault, typer.Option(help="A listed picture that is not there: fail, or skip its pairs and count them.")
+    ] = OnFault.fail,
     on_bad: Annotated[
-        Problem, typer.Option(help="A picture that cannot be read: fail, or skip its pairs and count them.")
-    ] = Problem.fail,
+        OnFault, typer.Option(help="A picture that cannot be read: fail, or skip its pairs and count them.")
+    ] = OnFault.fail,
     far: Annotated[
         str | None, typer.Option(help="FMRs of the TAR rows, separated by commas, such as 1e-2,1e-3.")
     ] = None,
@@ -116,7 +109,7 @@ def evaluate(
         _refuse_with_templates(groups=groups, all_pairs=all_pairs, roc=roc, histogram=histogram, detector=detector)
         found = _templates(
             loaded, chosen, flip_sum=flip_sum, fars=fars, score_weights=face_weights is FaceWeights.score,
-            on_bad=on_bad, skip_missing=missing is Problem.skip,
+            on_bad=on_bad, skip_missing=missing is OnFault.skip,
         )  # fmt: skip
         _refuse_rows(found, refuse_unsupported)
         _print(loaded, found, None, record=record, as_json=as_json)
@@ -160,7 +153,7 @@ def _refuse_rows(report: "EvaluationReport | TemplatePairsReport | TemplateSearc
 
 def _pairs(
     loaded: "bundles.Bundle", pairs: "PairSet", detector: "Detector | None", *,
-    flip_sum: bool | None, fars: tuple[float, ...] | None, on_bad: Problem,
+    flip_sum: bool | None, fars: tuple[float, ...] | None, on_bad: OnFault,
 ) -> "EvaluationReport":  # fmt: skip
     from facemargin.embedder import Embedder
     from training.evaluate import PAIR_FARS, evaluate_pair_set, with_flip_sum
@@ -174,7 +167,7 @@ def _pairs(
 
 def _templates(
     loaded: "bundles.Bundle", protocol: "TemplatePairs | TemplateSearch", *, flip_sum: bool | None,
-    fars: tuple[float, ...] | None, score_weights: bool, on_bad: Problem, skip_missing: bool,
+    fars: tuple[float, ...] | None, score_weights: bool, on_bad: OnFault, skip_missing: bool,
 ) -> "TemplatePairsReport | TemplateSearchReport":  # fmt: skip
     from facemargin.embedder import Embedder
     from training.data.protocols import TemplatePairs

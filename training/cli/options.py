@@ -1,6 +1,7 @@
 """Options and output that several commands share. Owns no command."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
 
     from facemargin.preprocessing import Detector
     from training.config import TrainConfig
+
+
+class OnFault(StrEnum):
+    """What a picture that is missing or cannot be read does: end the command, or be left out and counted."""
+
+    fail = "fail"
+    skip = "skip"
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 DetectorFile = Annotated[

@@ -53,7 +53,7 @@ def measure_variants(run: Path, *, flip_sum: bool) -> VariantScores | None:
         for flipped in (False, True):
             vectors = _embedder(network, config, flip_sum=flipped)(crops.crops)
             rows = {photo: vectors[row] for photo, row in crops.rows.items()}
-            similarity = rounded(pair_similarities(chosen, rows))
+            similarity = rounded(pair_similarities(chosen.first, chosen.second, rows))
             variants.append(Variant(average=averaged, flip_sum=flipped, similarity=similarity))
     group = chosen.fold if len(chosen.folds) > 1 else halves(chosen.same)
     return VariantScores(
