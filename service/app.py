@@ -7,14 +7,15 @@ from fastapi import FastAPI
 
 from facemargin import __version__
 from service import openapi, problems
+from service.body_limit import BodyLimit
 from service.context import build_service
-from service.requests import BodyLimit, RequestLog
+from service.request_log import RequestLog
 from service.routes import ROUTERS
 from service.settings import Settings, read_settings
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Make the application of one service: load the model, open the store, rebuild the galleries.
+    """Make the application of one service: load the models, open the store, rebuild the galleries.
 
     Args:
         settings: by default, read from the environment now.
@@ -44,5 +45,5 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(RequestLog, model=service.bundle.model_id)  # added last, so it is the outermost
+    app.add_middleware(RequestLog, model=service.models.default.id)  # added last, so it is the outermost
     return app

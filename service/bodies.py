@@ -81,19 +81,19 @@ Images = Annotated[list[ImageBytes], Field(min_length=1, max_length=_MAX_PARTS),
 """Image files, at most as many as the setting ``max_images``."""
 
 
-def body_of(model: type[BodyT]) -> Callable[[Request], Awaitable[BodyT]]:
-    """A dependency that reads the body into the model."""
+def body_of(model: type[BodyT], *, may_be_empty: bool = False) -> Callable[[Request], Awaitable[BodyT]]:
+    """A dependency that reads the body into the model; where it may be empty, nothing is all defaults."""
 
     async def read(request: Request) -> BodyT:
         try:
-            return await _read(request, model)
+            return await _read(request, model, may_be_empty)
         except ValidationError as error:
             raise RequestValidationError(error.errors(include_input=False, include_url=False)) from error
 
     return read
 
 
-async def _read(request: Request, model: type[BodyT]) -> BodyT:
+async def _read(request: Request, model: type[BodyT], may_be_empty: bool) -> BodyT:
     limits = {"max_images": request.app.state.service.settings.max_images}
     media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
@@ -103,6 +103,8 @@ async def _read(request: Request, model: type[BodyT]) -> BodyT:
             f"the body is {media_type}; send application/json or multipart/form-data", media_type=media_type
         )
     body = await request.body()
+    if not body and may_be_empty:
+        return model()
     if not body:
         raise BadBodyError("the request has no body; send JSON or a multipart form")
     if not media_type:

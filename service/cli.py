@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from service.context import Service
+    from service.models import Model
     from service.store import ApiKeyRow
 
 StoreOption = Annotated[Path, typer.Option(help="Folder of the service's database.", envvar="FACEMARGIN_STORE")]
@@ -57,15 +58,21 @@ def serve(
 
 
 def _description(service: "Service") -> list[str]:
-    model, calibration = service.bundle.manifest, service.decisions.calibration
-    decisions = f"calibrated on {calibration.source}" if calibration else "no calibration: send explicit thresholds"
     detector = "present" if service.engine.detector else "missing: only aligned crops; `facemargin models pull yunet`"
+    encryption = "templates, crops and snapshots" if service.store.vault.encrypts else "none; see docs/encryption.md"
     return [
-        f"model: {model.name} ({model.model_id}), {model.embedding_dim} dimensions, {decisions}",
+        *(f"model: {_described(model)}" for model in service.models.values()),
         f"detector: {detector}",
         f"store: {service.settings.store}",
+        f"encryption: {encryption}",
         "liveness: there is none; a photograph of a person is taken for the person",
     ]
+
+
+def _described(model: "Model") -> str:
+    manifest, calibration = model.bundle.manifest, model.decisions.calibration
+    decisions = f"calibrated on {calibration.source}" if calibration else "no calibration: send explicit thresholds"
+    return f"{manifest.name} ({model.id}), {model.dim} dimensions, {decisions}"
 
 
 def _about_keys(total: int, active: int) -> str:

@@ -3,15 +3,14 @@
 import logging
 from dataclasses import dataclass
 
-from facemargin.bundle import Bundle, load_bundle
-from facemargin.embedder import Embedder
 from facemargin.errors import ModelNotFoundError
 from facemargin.preprocessing import Detector
-from service.decisions import Decisions
 from service.faces import FaceEngine
 from service.gallery import Gallery
+from service.models import Models, load_models
 from service.settings import Settings
 from service.store import Store
+from service.store.vault import parse_master_key, read_master_key
 from service.writes import Writer
 
 log = logging.getLogger("facemargin.service")
@@ -23,27 +22,19 @@ class Service:
 
     Attributes:
         settings: as read.
-        bundle: the model.
+        models: what embeds and decides.
         engine: images to embeddings.
-        decisions: similarities to decisions.
         store: the truth.
         gallery: the cache that is searched.
         writer: the way into both.
     """
 
     settings: Settings
-    bundle: Bundle
+    models: Models
     engine: FaceEngine
-    decisions: Decisions
     store: Store
     gallery: Gallery
     writer: Writer
-
-    def decisions_of(self, model: str) -> Decisions:
-        """Decisions about embeddings of a model; nothing is known of one that is not loaded."""
-        if model == self.bundle.model_id:
-            return self.decisions
-        return Decisions(None, extrapolate=self.settings.extrapolate)
 
     def close(self) -> None:
         """Let go of the store."""
@@ -51,33 +42,44 @@ class Service:
 
 
 def build_service(settings: Settings) -> Service:
-    """Load the model, open the store and rebuild the galleries.
+    """Load the models, open the store and rebuild the galleries.
 
     Raises:
         BundleError: a bundle that is missing or damaged.
         ModelNotFoundError: the detector that the settings name is missing or none.
-        StoreError: a store that cannot be opened, or is served by another process.
+        ConfigError: a master key that is none.
+        StoreError: a store that cannot be opened or unlocked, or is served by another process.
     """
-    bundle = load_bundle(settings.bundle)
+    models = load_models(settings)
     engine = FaceEngine(
-        Embedder(bundle, threads=settings.onnx_threads),
         _detector(settings),
         limits=settings.image_limits,
         max_images=settings.max_images,
         max_faces=settings.max_faces,
         threads=settings.inference_threads,
     )
-    decisions = Decisions(bundle.manifest.calibration, extrapolate=settings.extrapolate)
     store = Store(settings.store)
     try:
         store.claim()
+        store.unlock(master_key_of(settings))
         gallery = Gallery(index=settings.index, templates=settings.templates)
         gallery.load(store)
     except BaseException:
         store.close()
         raise
     writer = Writer(store, gallery, keep_hours=settings.idempotency_hours)
-    return Service(settings, bundle, engine, decisions, store, gallery, writer)
+    return Service(settings, models, engine, store, gallery, writer)
+
+
+def master_key_of(settings: Settings) -> bytes | None:
+    """The master key of the settings, or None.
+
+    Raises:
+        ConfigError: it is no key, or its file cannot be read.
+    """
+    if settings.master_key is not None:
+        return parse_master_key(settings.master_key.get_secret_value(), "setting master_key")
+    return read_master_key(settings.master_key_file) if settings.master_key_file is not None else None
 
 
 def _detector(settings: Settings) -> Detector | None:

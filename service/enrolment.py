@@ -7,6 +7,7 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 
 from facemargin.errors import UnsupportedFmrError
+from facemargin.preprocessing import encode_png
 from facemargin.preprocessing.quality import Quality
 from service.bodies import Body
 from service.context import Service
@@ -15,7 +16,7 @@ from service.gallery import Change, difference
 from service.probes import Probe
 from service.schemas import Part, PersonRef, QualityReply, TemplateReply
 from service.store import CollectionRow, PersonRow
-from service.store.faces import add_face, people_by_row
+from service.store.faces import NewFace, add_face, people_by_row
 from service.store.people import collection, person
 from service.writes import Reply
 
@@ -107,24 +108,36 @@ def enrol(service: Service, session: Session, changes: list[Change], enrolment: 
     """Add a face to a person, in the transaction of the session."""
     gallery = collection(session, enrolment.collection)
     who = person(session, gallery, enrolment.person)
-    before = service.gallery.entries(session, who)
+    before = service.gallery.entries(session, gallery, who)
     warnings = _resemblances(service, session, gallery, who, enrolment.probe)
-    face = enrolment.probe.face
-    quality = QualityReply.of(face.quality).model_dump() if face is not None else None
-    row = add_face(
-        session, who, model=gallery.model, vector=enrolment.probe.vector, source=enrolment.source, quality=quality
-    )
-    changes.append(difference(gallery, before, service.gallery.entries(session, who)))
+    row = add_face(session, gallery, who, _new_face(service, gallery, enrolment))
+    changes.append(difference(gallery, before, service.gallery.entries(session, gallery, who)))
     reply = EnrolledReply.of(row, who, gallery, resemblance_checked=warnings is not None, warnings=warnings or [])
-    body = reply.model_dump(mode="json")
-    return Reply(201, body, collection=gallery.name, person=who.public_id)
+    others = [warning.person.id for warning in reply.warnings]
+    return Reply(
+        201,
+        reply.model_dump(mode="json"),
+        collection=gallery.name,
+        mentions=(who.public_id, row.public_id, *others),
+    )
+
+
+def _new_face(service: Service, gallery: CollectionRow, enrolment: Enrolment) -> NewFace:
+    found = enrolment.probe.face
+    if found is None:
+        return NewFace(enrolment.probe.vector, enrolment.source)
+    quality = QualityReply.of(found.quality).model_dump()
+    if not gallery.keep_crops:
+        return NewFace(enrolment.probe.vector, enrolment.source, quality)
+    template = service.models.of(gallery).template
+    return NewFace(enrolment.probe.vector, enrolment.source, quality, encode_png(found.crop), template)
 
 
 def _resemblances(
     service: Service, session: Session, gallery: CollectionRow, who: PersonRow, probe: Probe
 ) -> list[Resemblance] | None:
     """Others whom a search at the default rate would take this face for; None where no rate can be stated."""
-    decisions = service.decisions_of(gallery.model)
+    decisions = service.models.decisions_of(gallery.model)
     try:
         criterion = decisions.search_criterion(service.settings.default_max_fpir, service.gallery.size(gallery.id))
     except (CalibrationMissingError, UnsupportedFmrError):

@@ -26,6 +26,7 @@ from service.errors import (
     TooManyFacesError,
     TooManyImagesError,
 )
+from service.models import Model
 
 FacePolicy = Literal["single", "largest", "all"]
 T = TypeVar("T")
@@ -35,10 +36,18 @@ _ASPECT_TOLERANCE = 0.01
 
 @dataclass(frozen=True, eq=False)
 class EmbeddedFace:
-    """A face with its embedding, float32 (D,) of unit length; ``face`` is None for a crop that came already aligned."""
+    """A face with its embedding.
+
+    Attributes:
+        face: None for a crop that came already aligned.
+        quality: as measured.
+        crop: the aligned crop, uint8 RGB of the template's size.
+        embedding: float32 (D,) of unit length.
+    """
 
     face: Face | None
     quality: Quality
+    crop: NDArray[np.uint8]
     embedding: NDArray[np.float32]
 
 
@@ -71,10 +80,9 @@ def check_image_count(count: int, limit: int) -> None:
 
 
 class FaceEngine:
-    """Detector and embedder behind one door.
+    """The detector, and the way to the models' embedders.
 
     Args:
-        embedder: of the bundle.
         detector: None where there is none; then only aligned crops can be embedded.
         limits: of each image.
         max_images: in one request.
@@ -84,7 +92,6 @@ class FaceEngine:
 
     def __init__(
         self,
-        embedder: Embedder,
         detector: Detector | None,
         *,
         limits: ImageLimits,
@@ -92,7 +99,6 @@ class FaceEngine:
         max_faces: int,
         threads: int,
     ) -> None:
-        self.embedder = embedder
         self.detector = detector
         self._limits = limits
         self._max_images = max_images
@@ -100,12 +106,13 @@ class FaceEngine:
         self._limiter = anyio.CapacityLimiter(threads)
 
     async def embed(
-        self, images: Mapping[str, bytes], *, aligned: bool = False, face: FacePolicy = "single"
+        self, images: Mapping[str, bytes], *, model: Model, aligned: bool = False, face: FacePolicy = "single"
     ) -> dict[str, EmbeddedImage]:
         """Embed the faces of images.
 
         Args:
             images: files by the name that an error shall call them.
+            model: by which.
             aligned: whether each is a crop by the model's template instead of a photograph.
             face: which faces: the only one (an error where there is none or are several), the largest, or all.
 
@@ -116,25 +123,29 @@ class FaceEngine:
                 TooManyFacesError.
         """
         check_image_count(len(images), self._max_images)
-        return await self._in_thread(partial(self._embed, images, aligned=aligned, policy=face))
+        return await self._in_thread(partial(self._embed, images, model.embedder, aligned=aligned, policy=face))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Run blocking work in a thread, when it is this request's turn."""
         return await anyio.to_thread.run_sync(work, limiter=self._limiter)
 
-    def _embed(self, images: Mapping[str, bytes], *, aligned: bool, policy: FacePolicy) -> dict[str, EmbeddedImage]:
-        found = {name: self._find(name, data, aligned=aligned, policy=policy) for name, data in images.items()}
-        embeddings = iter(self._embeddings([crop for item in found.values() for crop in item.crops]))
+    def _embed(
+        self, images: Mapping[str, bytes], embedder: Embedder, *, aligned: bool, policy: FacePolicy
+    ) -> dict[str, EmbeddedImage]:
+        found = {
+            name: self._find(name, data, embedder, aligned=aligned, policy=policy) for name, data in images.items()
+        }
+        embeddings = iter(_embeddings(embedder, [crop for item in found.values() for crop in item.crops]))
         return {name: _embedded(item, [next(embeddings) for _ in item.crops]) for name, item in found.items()}
 
-    def _find(self, name: str, data: bytes, *, aligned: bool, policy: FacePolicy) -> _Found:
+    def _find(self, name: str, data: bytes, embedder: Embedder, *, aligned: bool, policy: FacePolicy) -> _Found:
         try:
             image = decode(data, self._limits)
             size = (image.shape[1], image.shape[0])
             if aligned:
-                return _Found(size, [None], [self._checked_crop(image)])
+                return _Found(size, [None], [_checked_crop(image, embedder.preprocessing.template)])
             faces = self._choose(image, policy)
-            return _Found(size, [*faces], [self.embedder.crop(image, face) for face in faces])
+            return _Found(size, [*faces], [embedder.crop(image, face) for face in faces])
         except (ImageError, FaceCountError, CropShapeError, TooManyFacesError) as error:
             raise RejectedImageError(f"{name}: {error}", image=name) from error
 
@@ -155,29 +166,30 @@ class FaceEngine:
             )
         return faces
 
-    def _checked_crop(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The image at the template's size, if it has the shape of a crop up to scale.
 
-        Of that size the crops of photographs are too, so sharpness is comparable; and no large picture is kept.
-        """
-        name = self.embedder.preprocessing.template
-        height, width = TEMPLATES[name].size
-        if abs(image.shape[0] * width / (image.shape[1] * height) - 1) > _ASPECT_TOLERANCE:
-            raise CropShapeError(
-                f"aligned=true declares a crop by the template {name} ({width}x{height} pixels or a multiple); "
-                f"the image has {image.shape[1]}x{image.shape[0]}",
-                template=name,
-            )
-        return resized(image, (height, width))
+def _checked_crop(image: NDArray[np.uint8], template: str) -> NDArray[np.uint8]:
+    """The image at the template's size, if it has the shape of a crop up to scale.
 
-    def _embeddings(self, crops: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """One embedding per crop; all crops have the template's size."""
-        return list(self.embedder.embed(np.stack(crops))) if crops else []
+    Of that size the crops of photographs are too, so sharpness is comparable; and no large picture is kept.
+    """
+    height, width = TEMPLATES[template].size
+    if abs(image.shape[0] * width / (image.shape[1] * height) - 1) > _ASPECT_TOLERANCE:
+        raise CropShapeError(
+            f"aligned=true declares a crop by the template {template} ({width}x{height} pixels or a multiple); "
+            f"the image has {image.shape[1]}x{image.shape[0]}",
+            template=template,
+        )
+    return resized(image, (height, width))
+
+
+def _embeddings(embedder: Embedder, crops: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+    """One embedding per crop; all crops have the template's size."""
+    return list(embedder.embed(np.stack(crops))) if crops else []
 
 
 def _embedded(found: _Found, embeddings: list[NDArray[np.float32]]) -> EmbeddedImage:
     faces = [
-        EmbeddedFace(face, measure(face, crop) if face is not None else measure_crop(crop), embedding)
+        EmbeddedFace(face, measure(face, crop) if face is not None else measure_crop(crop), crop, embedding)
         for face, crop, embedding in zip(found.faces, found.crops, embeddings, strict=True)
     ]
     return EmbeddedImage(*found.size, faces)

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from facemargin.errors import FacemarginError
 from facemargin.index import Index, ReadersWriterLock, make_index
 from service.store import CollectionRow, PersonRow, Store
-from service.store.faces import faces, vectors_of_collection
+from service.store.faces import templates_of_collection, templates_of_person
 from service.store.people import collections
 
 log = logging.getLogger("facemargin.service")
@@ -170,9 +170,10 @@ class Gallery:
                 shelf.take(change.remove)
                 shelf.put(change.add)
 
-    def entries(self, session: Session, person: PersonRow) -> list[Entry]:
-        """What the index holds, or shall hold, of a person."""
-        return self._entries(person.id, [(row.id, row.vector) for row in faces(session, person)])
+    def entries(self, session: Session, gallery: CollectionRow, person: PersonRow) -> list[Entry]:
+        """What the index of a collection holds, or shall hold, of a person."""
+        found = templates_of_person(session, gallery, person)
+        return self._entries(person.id, [(template.face, template.vector) for template in found])
 
     def _entries(self, person: int, vectors: Sequence[tuple[int, Vector]]) -> list[Entry]:
         if self.templates == "best" or not vectors:
@@ -185,8 +186,8 @@ class Gallery:
         return shelf
 
     def _stored(self, session: Session, row: CollectionRow) -> Iterator[Entry]:
-        for person, group in groupby(vectors_of_collection(session, row), key=itemgetter(1)):
-            yield from self._entries(person, [(face, vector) for face, _, vector in group])
+        for person, group in groupby(templates_of_collection(session, row), key=attrgetter("person")):
+            yield from self._entries(person, [(template.face, template.vector) for template in group])
 
     def _empty(self, dim: int) -> _Shelf:
         return _Shelf(make_index(self._kind, dim), {})

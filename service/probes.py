@@ -11,6 +11,7 @@ from service.bodies import Body, ImageBytes
 from service.context import Service
 from service.errors import InvalidEmbeddingError
 from service.faces import EmbeddedFace
+from service.models import Model
 from service.store import CollectionRow
 
 _LONGEST_EMBEDDING = 16384
@@ -72,25 +73,23 @@ async def probe_of(service: Service, body: ProbeBody, gallery: CollectionRow) ->
                 f"collection '{gallery.name}' is bound to model {gallery.model}"
             )
         return Probe(unit_embedding(body.embedding, gallery.dim), None)
-    check_model(service, gallery, body.model)
-    images = await service.engine.embed({"image": body.image or b""}, aligned=body.aligned, face=body.face)
+    model = model_of(service, gallery, body.model)
+    images = await service.engine.embed({"image": body.image or b""}, model=model, aligned=body.aligned, face=body.face)
     face = images["image"].faces[0]
     return Probe(face.embedding, face)
 
 
-def check_model(service: Service, gallery: CollectionRow, named: str | None = None) -> None:
-    """Pass if images can be compared with a collection.
+def model_of(service: Service, gallery: CollectionRow, named: str | None = None) -> Model:
+    """The model by which images are compared with a collection.
 
     Raises:
-        ModelMismatchError: it is bound to another model than the loaded one, or the request names another.
+        ModelMismatchError: the collection's model is not loaded, or the request names another.
     """
-    loaded = service.bundle.model_id
-    if named is not None and named != loaded:
-        raise ModelMismatchError(f"the request names model {named}; the service has model {loaded}")
-    if gallery.model != loaded:
+    if named is not None and named != gallery.model:
         raise ModelMismatchError(
-            f"collection '{gallery.name}' is bound to model {gallery.model}; images are embedded by model {loaded}"
+            f"the request names model {named}; collection '{gallery.name}' is bound to model {gallery.model}"
         )
+    return service.models.of(gallery)
 
 
 def unit_embedding(values: list[float], dim: int) -> NDArray[np.float32]:

@@ -169,7 +169,7 @@ def reply(body: dict[str, Any], headers: dict[str, str] | None = None) -> JSONRe
 def install(app: FastAPI) -> None:
     """Answer every exception of the table, wrong input and unknown routes with problem details.
 
-    What nobody foresaw is caught further out, by `service.requests.RequestLog`.
+    What nobody foresaw is caught further out, by `service.request_log.RequestLog`.
     """
 
     async def expected(request: Request, error: Exception) -> JSONResponse:

@@ -80,6 +80,7 @@ class CollectionReply(Part):
     name: str
     model: str = Field(description=MODEL_ID)
     embedding_dim: int
+    keep_crops: bool = Field(description="Whether the aligned crop of an enrolled image is stored beside its template.")
     people: int
     faces: int
     created_at: datetime
@@ -91,6 +92,7 @@ class CollectionReply(Part):
             name=row.name,
             model=row.model,
             embedding_dim=row.dim,
+            keep_crops=row.keep_crops,
             people=people,
             faces=faces,
             created_at=row.created_at,
@@ -105,6 +107,7 @@ class PersonReply(Part):
     collection: str
     model: str = Field(description=MODEL_ID)
     faces: int
+    expires_at: datetime | None = Field(description="When the person is erased by itself.")
     created_at: datetime
 
     @classmethod
@@ -116,6 +119,7 @@ class PersonReply(Part):
             collection=gallery.name,
             model=gallery.model,
             faces=faces,
+            expires_at=row.expires_at,
             created_at=row.created_at,
         )
 
@@ -145,7 +149,7 @@ class TemplateReply(Part):
             id=row.public_id,
             person=person.public_id,
             collection=gallery.name,
-            model=row.model,
+            model=gallery.model,
             source=row.source,
             quality=QualityReply.model_validate(row.quality) if row.quality is not None else None,
             created_at=row.created_at,

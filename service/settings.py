@@ -1,9 +1,9 @@
 """What can be set, where it comes from, and the range of each value."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from facemargin.errors import ConfigError
@@ -20,7 +20,14 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
     bundle: Path = Field(description="Folder of the exported model.")
+    more_bundles: list[Path] = Field(
+        default=[], description="Folders of further models, as a JSON list, for collections bound to them."
+    )
     store: Path = Field(description="Folder of the database; made if it is missing. Biometric data live here.")
+    master_key: SecretStr | None = Field(
+        default=None, description="Master key, 32 bytes as base64: encrypts templates, crops and snapshots at rest."
+    )
+    master_key_file: Path | None = Field(default=None, description="A file that holds the master key.")
     detector: Path | None = Field(
         default=None, description="YuNet's ONNX file; without it, the one that `facemargin models pull yunet` fetched."
     )
@@ -64,6 +71,12 @@ class Settings(BaseSettings):
         if name not in INDEXES:
             raise ValueError(f"index is {name!r}; it must be one of {', '.join(sorted(INDEXES))}")
         return name
+
+    @model_validator(mode="after")
+    def _one_master_key(self) -> Self:
+        if self.master_key is not None and self.master_key_file is not None:
+            raise ValueError("set master_key or master_key_file, not both")
+        return self
 
     @property
     def image_limits(self) -> ImageLimits:

@@ -7,7 +7,7 @@ an Idempotency-Key once answered is kept in the same transaction, so no crash ca
 import hashlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,9 +16,12 @@ from sqlalchemy.orm import Session
 
 from service.errors import IdempotencyGoneError, IdempotencyMismatchError
 from service.gallery import Change, Gallery
-from service.store import ReplyRow, Store
+from service.store import CollectionRow, ReplyRow, Store
 from service.store.replies import drop_old_replies, find_reply, keep_reply
 from service.store.tables import now
+from service.store.vault import seal, unseal, vault_of
+
+_REPLY = "stored reply"
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,15 @@ class Reply:
     Attributes:
         status: HTTP status.
         body: JSON object, or None for 204.
-        collection: that it speaks of.
-        person: that it speaks of.
+        collection: name of the one that it speaks of.
+        mentions: public ids of the people and faces that it speaks of; when one of them is deleted, it is forgotten.
         replayed: whether it was given before.
     """
 
     status: int
     body: dict[str, Any] | None = None
     collection: str | None = None
-    person: str | None = None
+    mentions: tuple[str, ...] = ()
     replayed: bool = False
 
 
@@ -101,6 +104,7 @@ class Writer:
                 if (earlier := _earlier(session, once, kept_since)) is not None:
                     return earlier
                 reply = work(session, changes)
+                _count(session, changes)
                 _keep(session, once, reply)
             self._gallery.follow(self._store, changes)
             if reply.status == 204 or not self._forgotten:  # 204 answers deletions, and nothing else
@@ -122,28 +126,47 @@ def _plain(value: Any) -> str:
 
 
 def _earlier(session: Session, once: Once, kept_since: datetime) -> Reply | None:
-    row = find_reply(session, caller=once.caller, key=once.key) if once.key is not None else None
+    if once.key is None:
+        return None
+    row = find_reply(session, _pseudonym(session, once))
     if row is None or row.created_at < kept_since:
         return None
-    if row.body is None and row.status != 204:
+    if row.sealed is None and row.status != 204:
         raise IdempotencyGoneError(
             "this Idempotency-Key was answered before, and what the answer spoke of was deleted since"
         )
-    if row.fingerprint != once.fingerprint:
+    if row.fingerprint != vault_of(session).mac("fingerprint", once.fingerprint):
         raise IdempotencyMismatchError("this Idempotency-Key came before with another request; use a new key")
-    return Reply(row.status, row.body, row.collection, row.person, replayed=True)
+    body = json.loads(unseal(_reply_key(session, once.key), row.sealed, _REPLY)) if row.sealed is not None else None
+    return Reply(row.status, body, replayed=True)
 
 
 def _keep(session: Session, once: Once, reply: Reply) -> None:
+    """Keep an answer without naming anybody: its body opens only with the Idempotency-Key, which is not kept."""
     if once.key is None:
         return
+    vault = vault_of(session)
+    body = None if reply.body is None else json.dumps(reply.body).encode()
     row = ReplyRow(
-        caller=once.caller,
-        key=once.key,
-        fingerprint=once.fingerprint,
+        key=_pseudonym(session, once),
+        fingerprint=vault.mac("fingerprint", once.fingerprint),
         status=reply.status,
-        body=reply.body,
-        collection=reply.collection,
-        person=reply.person,
+        sealed=None if body is None else seal(_reply_key(session, once.key), body, _REPLY),
+        mentions=[vault.pseudonym("mention", public_id) for public_id in reply.mentions],
+        collection=None if reply.collection is None else vault.pseudonym("collection", reply.collection),
     )
     keep_reply(session, row)
+
+
+def _pseudonym(session: Session, once: Once) -> bytes:
+    return vault_of(session).mac("idempotency", f"{once.caller} {once.key}".encode())
+
+
+def _reply_key(session: Session, key: str) -> bytes:
+    return vault_of(session).mac("reply", key.encode())
+
+
+def _count(session: Session, changes: Sequence[Change]) -> None:
+    """Raise the sequence of the collections whose templates change."""
+    for number in {change.collection for change in changes if not change.drop}:
+        session.get_one(CollectionRow, number).sequence += 1

@@ -1,13 +1,17 @@
 """Collections: galleries of people, each bound to one model."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
 from pydantic import Field
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from facemargin.errors import ModelMismatchError
+from service.bodies import Body, body_of
 from service.context import Service
 from service.deps import Admin, CollectionName, Reader, RepeatableDep, ServiceDep
+from service.erasure import erase_collection
 from service.gallery import Change
 from service.openapi import EXAMPLE_MODEL, KEYED, REPEATABLE, documented
 from service.replies import written
@@ -19,10 +23,9 @@ from service.store.people import (
     collections,
     count_faces,
     count_people,
-    delete_collection,
     find_collection,
+    keep_crops,
 )
-from service.store.replies import forget_collection
 from service.writes import Reply
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
@@ -31,14 +34,28 @@ router = APIRouter(prefix="/v1/collections", tags=["collections"])
 class CollectionsReply(Part):
     """All collections by name."""
 
-    model: str = Field(description=MODEL_ID + " Here: the loaded one; each collection names its own.")
+    model: str = Field(description=MODEL_ID + " Here: the default one; each collection names its own.")
     collections: list[CollectionReply]
+
+
+class CollectionBody(Body):
+    """How to make a collection; without a body, all defaults."""
+
+    model: str | None = Field(
+        default=None, max_length=64, description="Id of a loaded model; the default one unless named."
+    )
+    keep_crops: bool | None = Field(
+        default=None,
+        description="Store the aligned crop of each enrolled image, so that another model can embed it later; off by "
+        "default. Turned off, what was stored is erased.",
+    )
 
 
 _EXAMPLE = {
     "name": "staff",
     "model": EXAMPLE_MODEL,
     "embedding_dim": 512,
+    "keep_crops": False,
     "people": 20,
     "faces": 41,
     "created_at": "2026-01-31T09:30:00Z",
@@ -58,7 +75,7 @@ async def list_collections(caller: Reader, service: ServiceDep) -> CollectionsRe
 def _listed(service: Service) -> CollectionsReply:
     with service.store.read() as session:
         found = [_reply(session, row) for row in collections(session)]
-    return CollectionsReply(model=service.bundle.model_id, collections=found)
+    return CollectionsReply(model=service.models.default.id, collections=found)
 
 
 @router.put(
@@ -69,29 +86,37 @@ def _listed(service: Service) -> CollectionsReply:
         *KEYED,
         *REPEATABLE,
         "model-mismatch",
+        body=CollectionBody,
+        body_example={"keep_crops": False},
         example=_EXAMPLE,
         status=201,
-        more_status={200: {"description": "It was there already, bound to the loaded model", "model": CollectionReply}},
+        more_status={200: {"description": "It was there already, bound to this model", "model": CollectionReply}},
     ),
 )
-async def put_collection(caller: Admin, service: ServiceDep, name: CollectionName, again: RepeatableDep) -> Response:
-    """Make a collection for the loaded model.
+async def put_collection(
+    caller: Admin,
+    service: ServiceDep,
+    name: CollectionName,
+    body: Annotated[CollectionBody, Depends(body_of(CollectionBody, may_be_empty=True))],
+    again: RepeatableDep,
+) -> Response:
+    """Make a collection for a loaded model, or change whether one that is there keeps crops.
 
-    One that is there already is left as it is; if it is bound to another model, that is an error.
+    If it is there and bound to another model than the named one, or than the default one, that is an error.
     """
-    manifest = service.bundle.manifest
+    model = service.models.named(body.model)
 
     def work(session: Session, changes: list[Change]) -> Reply:
         row, status = find_collection(session, name), 200
         if row is None:
-            row, status = add_collection(session, name, model=manifest.model_id, dim=manifest.embedding_dim), 201
-        if row.model != manifest.model_id:
-            raise ModelMismatchError(
-                f"collection '{name}' is bound to model {row.model}; the service has model {manifest.model_id}"
-            )
+            row, status = add_collection(session, name, model=model.id, dim=model.dim), 201
+        if row.model != model.id:
+            raise ModelMismatchError(f"collection '{name}' is bound to model {row.model}, not to model {model.id}")
+        if body.keep_crops is not None:
+            keep_crops(session, row, body.keep_crops)
         return Reply(status, _reply(session, row).model_dump(mode="json"), collection=name)
 
-    return await written(service, again.once(caller), work)
+    return await written(service, again.once(caller, body), work)
 
 
 @router.get("/{name}", summary="One collection", **documented(*KEYED, "not-found", example=_EXAMPLE))
@@ -111,9 +136,7 @@ async def remove_collection(caller: Admin, service: ServiceDep, name: Collection
 
     def work(session: Session, changes: list[Change]) -> Reply:
         row = collection(session, name)
-        changes.append(Change(row.id, row.dim, drop=True))
-        delete_collection(session, row)
-        forget_collection(session, name)
+        erase_collection(session, changes, row)
         return Reply(204, collection=name)
 
     return await written(service, again.once(caller), work)

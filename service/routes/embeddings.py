@@ -19,6 +19,9 @@ class EmbeddingsBody(Body):
     """Images to embed."""
 
     images: Images = Field(description="JPEG, PNG, WebP or BMP; in a form, repeat the part.")
+    model: str | None = Field(
+        default=None, max_length=64, description="Id of the model to embed by; the default one unless named."
+    )
     aligned: Aligned = False
     face: Literal["all", "single", "largest"] = Field(
         default="all",
@@ -62,6 +65,7 @@ _EXAMPLE = {
         *ONE_FACE,
         "too-many-images",
         "too-many-faces",
+        "model-mismatch",
         body=EmbeddingsBody,
         body_example={"images": [EXAMPLE_IMAGE], "face": "all"},
         example=_EXAMPLE,
@@ -72,8 +76,9 @@ async def embed(
 ) -> EmbeddingsReply:
     """Detect, align and embed every face of each image. If one image cannot be used, the problem names it."""
     named = {f"images[{number}]": data for number, data in enumerate(body.images)}
-    images = await service.engine.embed(named, aligned=body.aligned, face=body.face)
-    return EmbeddingsReply(model=service.bundle.model_id, images=[_image(image) for image in images.values()])
+    model = service.models.named(body.model)
+    images = await service.engine.embed(named, model=model, aligned=body.aligned, face=body.face)
+    return EmbeddingsReply(model=model.id, images=[_image(image) for image in images.values()])
 
 
 def _image(image: EmbeddedImage) -> ImageReply:

@@ -12,7 +12,8 @@ from service.bodies import body_of
 from service.context import Service
 from service.deps import CollectionName, Enroller, FaceId, PeopleWriter, PersonId, Reader, RepeatableDep, ServiceDep
 from service.enrolment import EnrolledReply, Enrolment, MinQuality, check_quality, enrol
-from service.gallery import Change, difference
+from service.erasure import erase_face
+from service.gallery import Change
 from service.openapi import (
     EXAMPLE_IMAGE,
     EXAMPLE_MODEL,
@@ -28,9 +29,8 @@ from service.replies import response, written
 from service.schemas import MODEL_ID, Part, TemplateReply
 from service.security import Scope
 from service.store import CollectionRow
-from service.store.faces import delete_face, face, faces
+from service.store.faces import face, faces
 from service.store.people import collection, person
-from service.store.replies import forget_face
 from service.writes import Reply
 
 router = APIRouter(prefix="/v1/collections/{name}/people/{person_id}/faces", tags=["faces"])
@@ -118,7 +118,8 @@ async def post_face(
 ) -> Response:
     """Enrol a face by an image (scope `write`) or by its embedding and model (scope `enrol-embedding`).
 
-    The reply comes when the template is on the disk. The image is not kept.
+    The reply comes when the template is on the disk. The image is not kept; where the
+    collection keeps crops, its aligned crop is.
     """
     caller.demand(Scope.WRITE if body.embedding is None else Scope.ENROL_EMBEDDING)
     once = again.once(caller, body)
@@ -182,10 +183,7 @@ async def remove_face(
     def work(session: Session, changes: list[Change]) -> Reply:
         gallery = collection(session, name)
         who = person(session, gallery, person_id)
-        before = service.gallery.entries(session, who)
-        delete_face(session, face(session, who, face_id))
-        forget_face(session, face_id)
-        changes.append(difference(gallery, before, service.gallery.entries(session, who)))
-        return Reply(204, collection=name, person=person_id)
+        erase_face(session, changes, service.gallery, gallery, who, face(session, who, face_id))
+        return Reply(204, collection=name)
 
     return await written(service, again.once(caller), work)

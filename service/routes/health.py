@@ -45,7 +45,7 @@ async def ready(service: ServiceDep) -> ReadyReply:
     if service.gallery.stale:
         raise StoreError("a search index is apart from the store; the next write, or a restart, rebuilds it")
     return ReadyReply(
-        model=service.bundle.model_id,
+        model=service.models.default.id,
         detector=service.engine.detector is not None,
-        calibrated=service.decisions.calibration is not None,
+        calibrated=service.models.default.decisions.calibration is not None,
     )

@@ -5,8 +5,9 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from service.context import Service
+from facemargin.metrics.calibration import Calibration
 from service.deps import AnyCaller, ServiceDep
+from service.models import Model
 from service.openapi import EXAMPLE_MODEL, KEYED, documented
 from service.schemas import MODEL_ID, Part
 
@@ -54,7 +55,7 @@ class ModelReply(Part):
 class ModelsReply(Part):
     """The loaded models."""
 
-    model: str = Field(description=MODEL_ID)
+    model: str = Field(description=MODEL_ID + " Here: the default one.")
     models: list[ModelReply]
 
 
@@ -96,14 +97,14 @@ _EXAMPLE = {
 
 @router.get("", summary="The loaded models", **documented(*KEYED, example=_EXAMPLE))
 async def list_models(caller: AnyCaller, service: ServiceDep) -> ModelsReply:
-    """The model that images are embedded by, its measured figures and its thresholds. Any valid key may ask."""
-    return ModelsReply(model=service.bundle.model_id, models=[_model(service)])
+    """The loaded models, the default one first, with their measured figures and thresholds. Any valid key may ask."""
+    return ModelsReply(model=service.models.default.id, models=[_model(model) for model in service.models.values()])
 
 
-def _model(service: Service) -> ModelReply:
-    manifest = service.bundle.manifest
+def _model(model: Model) -> ModelReply:
+    manifest = model.bundle.manifest
     return ModelReply(
-        id=service.bundle.model_id,
+        id=model.id,
         name=manifest.name,
         embedding_dim=manifest.embedding_dim,
         template=manifest.preprocessing.template,
@@ -112,12 +113,11 @@ def _model(service: Service) -> ModelReply:
         licence=manifest.licence,
         card=manifest.card,
         metrics=[record.model_dump() for record in manifest.metrics],
-        calibration=_calibration(service),
+        calibration=_calibration(model.decisions.calibration),
     )
 
 
-def _calibration(service: Service) -> CalibrationReply | None:
-    calibration = service.decisions.calibration
+def _calibration(calibration: Calibration | None) -> CalibrationReply | None:
     if calibration is None:
         return None
     return CalibrationReply(

@@ -1,17 +1,18 @@
 """People of a collection."""
 
 import unicodedata
-from typing import Annotated
+from typing import Annotated, Self
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, model_validator
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service.bodies import Body, body_of
 from service.context import Service
 from service.deps import CollectionName, PeopleWriter, PersonId, Reader, RepeatableDep, ServiceDep
-from service.gallery import Change, difference
+from service.erasure import erase_person
+from service.gallery import Change
 from service.openapi import EXAMPLE_MODEL, KEYED, REPEATABLE, documented
 from service.replies import written
 from service.schemas import MODEL_ID, Part, PersonReply
@@ -19,12 +20,10 @@ from service.store import CollectionRow, PersonRow
 from service.store.people import (
     add_person,
     collection,
-    delete_person,
     faces_per_person,
     page_of_people,
     person,
 )
-from service.store.replies import forget_person
 from service.writes import Reply
 
 router = APIRouter(prefix="/v1/collections/{name}/people", tags=["people"])
@@ -44,10 +43,30 @@ PersonName = Annotated[
 ]
 
 
+ExpiresAt = Annotated[
+    AwareDatetime | None,
+    Field(description="When the person is erased by itself, with its offset from UTC; null for never."),
+]
+
+
 class PersonBody(Body):
-    """A person's name."""
+    """A person to add."""
 
     name: PersonName
+    expires_at: ExpiresAt = None
+
+
+class PersonChange(Body):
+    """What to change of a person; what is not named stays."""
+
+    name: PersonName | None = None
+    expires_at: ExpiresAt = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.model_fields_set or ("name" in self.model_fields_set and self.name is None):
+            raise ValueError("send 'name', 'expires_at' or both; a name cannot be null")
+        return self
 
 
 class PeopleReply(Part):
@@ -65,6 +84,7 @@ _EXAMPLE = {
     "collection": "staff",
     "model": EXAMPLE_MODEL,
     "faces": 2,
+    "expires_at": None,
     "created_at": "2026-01-31T09:30:00Z",
 }
 
@@ -94,7 +114,7 @@ async def post_person(
 
     def work(session: Session, changes: list[Change]) -> Reply:
         gallery = collection(session, name)
-        row = add_person(session, gallery, body.name)
+        row = add_person(session, gallery, body.name, body.expires_at)
         return _answer(201, row, gallery, faces=0)
 
     return await written(service, again.once(caller, body), work)
@@ -154,10 +174,10 @@ def _one(service: Service, name: str, person_id: str) -> PersonReply:
 
 @router.patch(
     "/{person_id}",
-    summary="Rename a person",
+    summary="Change a person",
     response_model=PersonReply,
     **documented(
-        *KEYED, *REPEATABLE, "not-found", body=PersonBody, body_example={"name": "Ada King"}, example=_EXAMPLE
+        *KEYED, *REPEATABLE, "not-found", body=PersonChange, body_example={"name": "Ada King"}, example=_EXAMPLE
     ),
 )
 async def patch_person(
@@ -165,15 +185,17 @@ async def patch_person(
     service: ServiceDep,
     name: CollectionName,
     person_id: PersonId,
-    body: Annotated[PersonBody, Depends(body_of(PersonBody))],
+    body: Annotated[PersonChange, Depends(body_of(PersonChange))],
     again: RepeatableDep,
 ) -> Response:
-    """Change a person's name; the faces stay."""
+    """Change a person's name or end; the faces stay."""
 
     def work(session: Session, changes: list[Change]) -> Reply:
         gallery = collection(session, name)
         row = person(session, gallery, person_id)
-        row.name = body.name
+        row.name = body.name or row.name
+        if "expires_at" in body.model_fields_set:
+            row.expires_at = body.expires_at
         return _answer(200, row, gallery, faces=faces_per_person(session, [row]).get(row.id, 0))
 
     return await written(service, again.once(caller, body), work)
@@ -188,14 +210,12 @@ async def remove_person(
     def work(session: Session, changes: list[Change]) -> Reply:
         gallery = collection(session, name)
         row = person(session, gallery, person_id)
-        changes.append(difference(gallery, service.gallery.entries(session, row), []))
-        delete_person(session, row)
-        forget_person(session, person_id)
-        return Reply(204, collection=name, person=person_id)
+        erase_person(session, changes, service.gallery, gallery, row)
+        return Reply(204, collection=name)
 
     return await written(service, again.once(caller), work)
 
 
 def _answer(status: int, row: PersonRow, gallery: CollectionRow, *, faces: int) -> Reply:
     body = PersonReply.of(row, gallery, faces=faces).model_dump(mode="json")
-    return Reply(status, body, collection=gallery.name, person=row.public_id)
+    return Reply(status, body, collection=gallery.name, mentions=(row.public_id,))

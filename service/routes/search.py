@@ -136,7 +136,7 @@ def _answer(
     vector: NDArray[np.float32],
     face: EmbeddedFace | None,
 ) -> SearchReply:
-    decisions, templates = service.decisions_of(gallery.model), service.gallery.size(gallery.id)
+    decisions, templates = service.models.decisions_of(gallery.model), service.gallery.size(gallery.id)
     max_fpir = body.max_fpir or service.settings.default_max_fpir
     criterion = decisions.search_criterion(max_fpir, templates, body.threshold)
     if body.embedding is not None and criterion.threshold < _usual_threshold(service, decisions, templates):

@@ -14,11 +14,12 @@ from service.decisions import Criterion, fpir_of_search
 from service.deps import ServiceDep, Verifier
 from service.errors import NoTemplateError
 from service.faces import EmbeddedFace
+from service.models import Model
 from service.openapi import EXAMPLE_FACE, EXAMPLE_IMAGE, EXAMPLE_MODEL, IMAGE, KEYED, ONE_FACE, documented
-from service.probes import Aligned, OneFace, check_model
+from service.probes import Aligned, OneFace, model_of
 from service.schemas import MODEL_ID, FoundFace, Part, PersonRef
 from service.store import CollectionRow, PersonRow
-from service.store.faces import face_in_collection
+from service.store.faces import face_in_collection, templates_of_person
 from service.store.people import collection, person, person_by_row
 
 router = APIRouter(prefix="/v1/verify", tags=["verify"])
@@ -36,6 +37,9 @@ class VerifyBody(Body):
         default=None, max_length=64, description="Id of a person of the collection: all templates."
     )
     face_id: str | None = Field(default=None, max_length=64, description="Id of one face of the collection.")
+    model: str | None = Field(
+        default=None, max_length=64, description="Id of the model to compare by; the default one unless named."
+    )
     aligned: Aligned = False
     face: OneFace = "single"
     max_fmr: float | None = Field(
@@ -78,8 +82,9 @@ class VerifyReply(Part):
 
 
 class _Other(NamedTuple):
-    """The enrolled side: who, and the vectors of which the best counts."""
+    """The enrolled side: by which model, who, and the vectors of which the best counts."""
 
+    model: Model
     person: PersonRow
     vectors: list[NDArray[np.float32]]
 
@@ -121,35 +126,38 @@ async def verify(
 ) -> VerifyReply:
     """Compare an image with another image, with all templates of a person, or with one enrolled face."""
     other = await run_in_threadpool(_enrolled, service, body) if body.collection is not None else None
+    model = other.model if other is not None else service.models.named(body.model)
     max_fmr = body.max_fmr or service.settings.default_max_fmr
     templates = len(other.vectors) if other is not None else 1  # a person is a small gallery
-    criterion = service.decisions.search_criterion(max_fmr, templates, body.threshold)
+    criterion = model.decisions.search_criterion(max_fmr, templates, body.threshold)
     images = {"image_a": body.image_a} | ({"image_b": body.image_b} if body.image_b is not None else {})
-    found = await service.engine.embed(images, aligned=body.aligned, face=body.face)
+    found = await service.engine.embed(images, model=model, aligned=body.aligned, face=body.face)
     faces = [image.faces[0] for image in found.values()]
-    return _reply(service, criterion, faces, other)
+    return _reply(model, criterion, faces, other)
 
 
 def _enrolled(service: Service, body: VerifyBody) -> _Other:
     with service.store.read() as session:
         gallery: CollectionRow = collection(session, body.collection or "")
-        check_model(service, gallery)
+        model = model_of(service, gallery, body.model)
         if body.face_id is not None:
             row = face_in_collection(session, gallery, body.face_id)
-            return _Other(person_by_row(session, row.person_id), [row.vector])
+            who = person_by_row(session, row.person_id)
+            vectors = [t.vector for t in templates_of_person(session, gallery, who) if t.face == row.id]
+            return _Other(model, who, vectors)
         who = person(session, gallery, body.person or "")
-        entries = service.gallery.entries(session, who)
+        entries = service.gallery.entries(session, gallery, who)
     if not entries:
         raise NoTemplateError(f"person '{who.public_id}' has no enrolled face to compare with", person=who.public_id)
-    return _Other(who, [entry.vector for entry in entries])
+    return _Other(model, who, [entry.vector for entry in entries])
 
 
-def _reply(service: Service, criterion: Criterion, faces: list[EmbeddedFace], other: _Other | None) -> VerifyReply:
+def _reply(model: Model, criterion: Criterion, faces: list[EmbeddedFace], other: _Other | None) -> VerifyReply:
     candidates = other.vectors if other is not None else [faces[1].embedding]
     similarity = max(float(np.dot(faces[0].embedding, vector)) for vector in candidates)
-    evidence = service.decisions.evidence(similarity)
+    evidence = model.decisions.evidence(similarity)
     return VerifyReply(
-        model=service.bundle.model_id,
+        model=model.id,
         match=similarity >= criterion.threshold,
         similarity=similarity,
         probability=evidence.probability,

@@ -18,7 +18,9 @@ from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.errors import StoreError
+from service.store.meta import opened_vault
 from service.store.tables import SCHEMA_VERSION, Table
+from service.store.vault import Vault
 
 DATABASE = "facemargin.sqlite3"
 LOCK = "serve.lock"
@@ -57,6 +59,7 @@ class Store:
         self.folder = folder
         self._writing = threading.Lock()
         self._served: TextIO | None = None
+        self._vault: Vault | None = None
         _make_private(folder)
         self._engine = create_engine(f"sqlite+pysqlite:///{folder / DATABASE}", pool_size=8, max_overflow=56)
         event.listen(self._engine, "connect", _configure)
@@ -80,16 +83,40 @@ class Store:
                     f"this facemargin works with version {SCHEMA_VERSION}"
                 )
 
+    @property
+    def vault(self) -> Vault:
+        """The keys of the store.
+
+        Raises:
+            StoreError: it was not unlocked.
+        """
+        if self._vault is None:
+            raise StoreError(f"the store {self.folder} is not unlocked")
+        return self._vault
+
+    def unlock(self, master: bytes | None) -> None:
+        """Make people's data readable and writable; the first time, decide whether the store is encrypted.
+
+        Args:
+            master: the master key; None leaves, or expects, a store that is not encrypted.
+
+        Raises:
+            StoreError: the store needs a master key, another one, or none.
+        """
+        with self.write() as session:
+            self._vault = opened_vault(session, master, self.folder)
+
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
         """A session that sees one consistent state and writes nothing."""
-        with Session(self._engine) as session:
+        with Session(self._engine, info={"vault": self._vault}) as session:
             yield session
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Session]:
         """A session whose changes are on the disk when the block ends, or undone when it raises."""
-        with self._writing, Session(self._writer, expire_on_commit=False) as session, session.begin():
+        info = {"vault": self._vault}
+        with self._writing, Session(self._writer, expire_on_commit=False, info=info) as session, session.begin():
             yield session
 
     def forget(self) -> bool:

@@ -1,12 +1,14 @@
 """Collections and the people in them."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.errors import NotFoundError
-from service.store.tables import CollectionRow, FaceRow, PersonRow
+from service.store.tables import CollectionRow, FaceRow, PersonRow, new_id, now
+from service.store.vault import vault_of
 
 
 def find_collection(session: Session, name: str) -> CollectionRow | None:
@@ -42,17 +44,31 @@ def count_faces(session: Session, gallery: CollectionRow) -> int:
     return session.scalar(of_gallery) or 0
 
 
-def add_collection(session: Session, name: str, *, model: str, dim: int) -> CollectionRow:
+def add_collection(session: Session, name: str, *, model: str, dim: int, keep_crops: bool = False) -> CollectionRow:
     """Make a collection for the vectors of one model."""
-    row = CollectionRow(name=name, model=model, dim=dim)
+    row = CollectionRow(name=name, model=model, dim=dim, keep_crops=keep_crops)
     session.add(row)
     session.flush()
     return row
 
 
+def keep_crops(session: Session, gallery: CollectionRow, keep: bool) -> None:
+    """Say whether a collection keeps crops; where it no longer does, those that are stored are erased."""
+    gallery.keep_crops = keep
+    if not keep:
+        people = select(PersonRow.id).where(PersonRow.collection_id == gallery.id)
+        erased = update(FaceRow).where(FaceRow.person_id.in_(people)).values(crop=None, crop_template=None)
+        session.execute(erased)
+
+
 def delete_collection(session: Session, gallery: CollectionRow) -> None:
     """Delete a collection with its people and their templates."""
     session.execute(delete(CollectionRow).where(CollectionRow.id == gallery.id))
+
+
+def not_expired() -> ColumnElement[bool]:
+    """The condition that a person's time is not over; who is expired is gone for every reader, and erased soon."""
+    return or_(PersonRow.expires_at.is_(None), PersonRow.expires_at > now())
 
 
 def person(session: Session, gallery: CollectionRow, public_id: str) -> PersonRow:
@@ -62,7 +78,7 @@ def person(session: Session, gallery: CollectionRow, public_id: str) -> PersonRo
         NotFoundError: nobody in the collection has it.
     """
     wanted = select(PersonRow).where(PersonRow.collection_id == gallery.id, PersonRow.public_id == public_id)
-    found = session.scalar(wanted)
+    found = session.scalar(wanted.where(not_expired()))
     if found is None:
         raise NotFoundError(
             f"there is no person '{public_id}' in collection '{gallery.name}'",
@@ -77,9 +93,16 @@ def person_by_row(session: Session, row: int) -> PersonRow:
     return session.get_one(PersonRow, row)
 
 
-def add_person(session: Session, gallery: CollectionRow, name: str) -> PersonRow:
-    """Add a person without templates."""
-    row = PersonRow(collection_id=gallery.id, name=name)
+def add_person(session: Session, gallery: CollectionRow, name: str, expires_at: datetime | None = None) -> PersonRow:
+    """Add a person without faces, with a data key of their own where the store is encrypted."""
+    public_id = new_id("p")
+    row = PersonRow(
+        collection_id=gallery.id,
+        public_id=public_id,
+        name=name,
+        wrapped_key=vault_of(session).new_key(public_id),
+        expires_at=expires_at,
+    )
     session.add(row)
     session.flush()
     return row
@@ -89,7 +112,7 @@ def page_of_people(
     session: Session, gallery: CollectionRow, *, after: int, limit: int, name: str | None = None
 ) -> Sequence[PersonRow]:
     """Up to ``limit`` people in the order they came, those after row number ``after``; or only those of a name."""
-    wanted = select(PersonRow).where(PersonRow.collection_id == gallery.id, PersonRow.id > after)
+    wanted = select(PersonRow).where(PersonRow.collection_id == gallery.id, PersonRow.id > after, not_expired())
     if name is not None:
         wanted = wanted.where(PersonRow.name == name)
     return session.scalars(wanted.order_by(PersonRow.id).limit(limit)).all()

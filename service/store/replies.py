@@ -2,15 +2,16 @@
 
 from datetime import datetime
 
-from sqlalchemy import String, cast, delete, or_, update
+from sqlalchemy import ColumnElement, String, cast, delete, update
 from sqlalchemy.orm import Session
 
 from service.store.tables import ReplyRow
+from service.store.vault import vault_of
 
 
-def find_reply(session: Session, *, caller: str, key: str) -> ReplyRow | None:
-    """The reply to this caller's key, if it is still there."""
-    return session.get(ReplyRow, (caller, key))
+def find_reply(session: Session, key: bytes) -> ReplyRow | None:
+    """The reply under the pseudonym of a caller's key, if it is still there."""
+    return session.get(ReplyRow, key)
 
 
 def keep_reply(session: Session, row: ReplyRow) -> None:
@@ -18,23 +19,21 @@ def keep_reply(session: Session, row: ReplyRow) -> None:
     session.add(row)
 
 
-def forget_person(session: Session, person: str) -> None:
-    """Empty the replies that speak of a person, also those to others' enrolments that warned of a resemblance."""
-    mentions = or_(ReplyRow.person == person, cast(ReplyRow.body, String).contains(person))
-    session.execute(update(ReplyRow).where(mentions).values(body=None))
-
-
-def forget_face(session: Session, face: str) -> None:
-    """Empty the reply that speaks of a face."""
-    mentions = cast(ReplyRow.body, String).contains(face)
-    session.execute(update(ReplyRow).where(mentions).values(body=None))
+def forget_mentions(session: Session, public_id: str) -> None:
+    """Empty the replies that speak of a person or face, also the warnings that others resemble them."""
+    pseudonym = vault_of(session).pseudonym("mention", public_id)
+    _empty(session, cast(ReplyRow.mentions, String).contains(pseudonym))
 
 
 def forget_collection(session: Session, collection: str) -> None:
     """Empty the replies that speak of a collection or somebody in it."""
-    session.execute(update(ReplyRow).where(ReplyRow.collection == collection).values(body=None))
+    _empty(session, ReplyRow.collection == vault_of(session).pseudonym("collection", collection))
 
 
 def drop_old_replies(session: Session, *, before: datetime) -> None:
     """Delete replies older than this."""
     session.execute(delete(ReplyRow).where(ReplyRow.created_at < before))
+
+
+def _empty(session: Session, which: ColumnElement[bool]) -> None:
+    session.execute(update(ReplyRow).where(which).values(sealed=None))

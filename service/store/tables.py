@@ -8,13 +8,11 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from sqlalchemy import JSON, DateTime, ForeignKey, LargeBinary, MetaData, TypeDecorator
+from sqlalchemy import JSON, DateTime, ForeignKey, MetaData, TypeDecorator
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _AUTOINCREMENT = {"sqlite_autoincrement": True}
 
@@ -46,29 +44,27 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
-class Vector(TypeDecorator[NDArray[np.float32]]):
-    """A float32 vector as little-endian bytes."""
-
-    impl = LargeBinary
-    cache_ok = True
-
-    def process_bind_param(self, value: NDArray[np.float32] | None, dialect: Dialect) -> bytes | None:
-        """Store the bytes."""
-        return None if value is None else value.astype("<f4").tobytes()
-
-    def process_result_value(self, value: Any | None, dialect: Dialect) -> NDArray[np.float32] | None:
-        """Give back the vector (a read-only view of the bytes)."""
-        return None if value is None else np.frombuffer(value, dtype="<f4").astype(np.float32, copy=False)
-
-
 class Table(DeclarativeBase):
     """Base of the tables."""
 
     metadata = MetaData()
 
 
+class MetaRow(Table):
+    """Something about the store itself: its secret, and which master key it needs."""
+
+    __tablename__ = "meta"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[bytes]
+
+
 class CollectionRow(Table):
-    """A gallery, bound to one model."""
+    """A gallery, bound to one model.
+
+    ``sequence`` grows with every transaction that changes its templates. While a collection moves to another model,
+    ``upgrade_model`` names that one; afterwards ``previous_model`` names the one it can go back to.
+    """
 
     __tablename__ = "collections"
     __table_args__ = _AUTOINCREMENT
@@ -77,11 +73,15 @@ class CollectionRow(Table):
     name: Mapped[str] = mapped_column(unique=True)
     model: Mapped[str]
     dim: Mapped[int]
+    keep_crops: Mapped[bool] = mapped_column(default=False)
+    sequence: Mapped[int] = mapped_column(default=0)
+    upgrade_model: Mapped[str | None]
+    previous_model: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
 class PersonRow(Table):
-    """Somebody in a collection."""
+    """Somebody in a collection; ``wrapped_key`` is the data key of an encrypted store, ``expires_at`` the end."""
 
     __tablename__ = "people"
     __table_args__ = _AUTOINCREMENT
@@ -90,11 +90,13 @@ class PersonRow(Table):
     public_id: Mapped[str] = mapped_column(unique=True, default=lambda: new_id("p"))
     collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id", ondelete="CASCADE"), index=True)
     name: Mapped[str]
+    wrapped_key: Mapped[bytes | None]
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
 class FaceRow(Table):
-    """One template of a person."""
+    """An enrolled face; ``crop`` is the stored aligned crop (PNG, sealed) where the collection keeps crops."""
 
     __tablename__ = "faces"
     __table_args__ = _AUTOINCREMENT
@@ -102,16 +104,26 @@ class FaceRow(Table):
     id: Mapped[int] = mapped_column(primary_key=True)
     public_id: Mapped[str] = mapped_column(unique=True, default=lambda: new_id("f"))
     person_id: Mapped[int] = mapped_column(ForeignKey("people.id", ondelete="CASCADE"), index=True)
-    model: Mapped[str]
-    vector: Mapped[NDArray[np.float32]] = mapped_column(Vector)
     source: Mapped[str]
     quality: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    crop: Mapped[bytes | None] = mapped_column(deferred=True)
+    crop_template: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     person: Mapped[PersonRow] = relationship(lazy="raise")
 
 
+class TemplateRow(Table):
+    """The vector of a face by one model, float32 little-endian, sealed; never changed once written."""
+
+    __tablename__ = "templates"
+
+    face_id: Mapped[int] = mapped_column(ForeignKey("faces.id", ondelete="CASCADE"), primary_key=True)
+    model: Mapped[str] = mapped_column(primary_key=True)
+    sealed: Mapped[bytes]
+
+
 class ApiKeyRow(Table):
-    """An API key: what identifies it, and the hash of its secret."""
+    """An API key: what identifies it, the hash of its secret, and its limits; None is no limit."""
 
     __tablename__ = "api_keys"
 
@@ -119,24 +131,45 @@ class ApiKeyRow(Table):
     digest: Mapped[bytes]
     label: Mapped[str]
     scopes: Mapped[list[str]] = mapped_column(JSON)
+    collections: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    requests_per_minute: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class ReplyRow(Table):
     """The reply to a write with an Idempotency-Key, kept to be given again.
 
-    ``body`` is emptied when the person or collection it speaks of is deleted; the row stays, so that a late retry does
-    not do the write again.
+    It names nobody: ``key``, ``fingerprint``, ``mentions`` and ``collection`` are keyed pseudonyms, and ``sealed``
+    opens only with the Idempotency-Key itself. It is emptied when somebody it speaks of is deleted; the row stays, so
+    that a late retry does not do the write again.
     """
 
     __tablename__ = "replies"
 
-    caller: Mapped[str] = mapped_column(primary_key=True)
-    key: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[bytes] = mapped_column(primary_key=True)
     fingerprint: Mapped[bytes]
     status: Mapped[int]
-    body: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    sealed: Mapped[bytes | None]
+    mentions: Mapped[list[str]] = mapped_column(JSON)
     collection: Mapped[str | None] = mapped_column(index=True)
-    person: Mapped[str | None] = mapped_column(index=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
+
+
+class AuditRow(Table):
+    """A line of the audit log, chained to the one before it by its digest; never changed, never deleted."""
+
+    __tablename__ = "audit"
+    __table_args__ = _AUTOINCREMENT
+
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    event: Mapped[str]
+    collection: Mapped[str]
+    person: Mapped[str | None]
+    face: Mapped[str | None]
+    faces: Mapped[int]
+    actor: Mapped[str]
+    previous: Mapped[bytes]
+    digest: Mapped[bytes]

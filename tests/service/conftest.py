@@ -31,7 +31,7 @@ class Api(TestClient):
             raise_server_exceptions=False,
         )
         self.service = app.state.service
-        self.model = self.service.bundle.model_id
+        self.model = self.service.models.default.id
 
     def person(self, name: str = "Ada", collection: str = "staff") -> str:
         assert self.put(f"/v1/collections/{collection}").status_code in (200, 201)

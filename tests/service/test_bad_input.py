@@ -292,7 +292,7 @@ def test_a_model_that_fails_does_not_name_its_file(
     def broken(*_: Any) -> None:
         raise BundleError("/secret/model.onnx gives nonsense")
 
-    monkeypatch.setattr(api.service.engine.embedder, "embed", broken)
+    monkeypatch.setattr(api.service.models.default.embedder, "embed", broken)
     answer = api.post("/v1/embeddings", files={"images": crop(1)}, data={"aligned": "true"})
     problem(answer, "model-failure", 500)
     assert "/secret" not in answer.text

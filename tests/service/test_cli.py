@@ -40,7 +40,7 @@ class Process:
         first = self.process.stdout.readline()
         found = re.fullmatch(r"facemargin: serving on (http://127\.0\.0\.1:\d+)\n", first)
         assert found, f"{first!r} {''.join(self.errors)}"
-        self.said = [self.process.stdout.readline() for _ in range(5)]
+        self.said = [self.process.stdout.readline() for _ in range(6)]
         self.client = httpx2.Client(base_url=found[1], timeout=180)
 
     def _read_errors(self) -> None:

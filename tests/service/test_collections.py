@@ -12,6 +12,7 @@ def test_make_get_list_delete(api: Any, problem: Any) -> None:
         "name": "staff",
         "model": api.model,
         "embedding_dim": 32,
+        "keep_crops": False,
         "people": 0,
         "faces": 0,
         "created_at": None,

@@ -32,7 +32,7 @@ def test_embeddings_are_the_embedders_own(api: Any, crop: Any) -> None:
     files = [("images", (f"{number}.png", image)) for number, image in enumerate(images)]
     answer = api.post("/v1/embeddings", files=files, data={"aligned": "true"}).json()
     found = np.array([image["faces"][0]["embedding"] for image in answer["images"]], dtype=np.float32)
-    expected = Embedder(api.service.bundle).embed(np.stack([decode(image) for image in images]))
+    expected = Embedder(api.service.models.default.bundle).embed(np.stack([decode(image) for image in images]))
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
 
@@ -55,7 +55,7 @@ def test_a_large_crop_is_measured_and_embedded_at_the_templates_size(api: Any, c
     assert (one["width"], two["width"]) == (448, 112)
     assert one["faces"][0]["quality"] == two["faces"][0]["quality"]
     np.testing.assert_allclose(one["faces"][0]["embedding"], two["faces"][0]["embedding"], atol=1e-6)
-    directly = Embedder(api.service.bundle).embed(large[None])[0]
+    directly = Embedder(api.service.models.default.bundle).embed(large[None])[0]
     np.testing.assert_allclose(one["faces"][0]["embedding"], directly, atol=1e-6)
 
 

@@ -173,12 +173,12 @@ def test_an_unknown_person_is_told_before_the_image_is_looked_at(api: Any, probl
 
 
 def test_vectors_come_back_from_the_store_bit_for_bit(api: Any, vector: Any) -> None:
-    from service.store.faces import vectors_of_collection
+    from service.store.faces import templates_of_collection
     from service.store.people import collection
 
     person = api.person()
     api.enrol(person, vector(3))
     with api.service.store.read() as session:
-        ((_, _, stored),) = vectors_of_collection(session, collection(session, "staff"))
+        ((_, _, stored),) = templates_of_collection(session, collection(session, "staff"))
     expected = vector(3).astype(np.float64)
     np.testing.assert_array_equal(stored, (expected / np.linalg.norm(expected)).astype(np.float32))

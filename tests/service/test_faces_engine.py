@@ -10,8 +10,10 @@ import pytest
 from facemargin.embedder import Embedder
 from facemargin.errors import NoFaceError, SeveralFacesError
 from facemargin.preprocessing import TEMPLATES, Face, ImageLimits
+from service.decisions import Decisions
 from service.errors import RejectedImageError
 from service.faces import FaceEngine
+from service.models import Model
 
 
 @dataclass
@@ -29,14 +31,18 @@ class KnownFaces:
         ]
 
 
-def engine(bundle: Any, faces: int, threads: int = 2) -> FaceEngine:
+def engine(faces: int, threads: int = 2) -> FaceEngine:
     detector: Any = KnownFaces(faces)
-    return FaceEngine(Embedder(bundle), detector, limits=ImageLimits(), max_images=4, max_faces=3, threads=threads)
+    return FaceEngine(detector, limits=ImageLimits(), max_images=4, max_faces=3, threads=threads)
 
 
-def run(under_test: FaceEngine, image: bytes, face: Any) -> Any:
+def model_of(bundle: Any) -> Model:
+    return Model(bundle, Embedder(bundle), Decisions(None, extrapolate=True))
+
+
+def run(under_test: FaceEngine, model: Model, image: bytes, face: Any) -> Any:
     async def work() -> Any:
-        return await under_test.embed({"image": image}, face=face)
+        return await under_test.embed({"image": image}, model=model, face=face)
 
     return anyio.run(work)["image"]
 
@@ -45,7 +51,7 @@ def run(under_test: FaceEngine, image: bytes, face: Any) -> Any:
     ("faces", "policy", "expected"), [(0, "all", 0), (3, "all", 3), (1, "single", 1), (3, "largest", 1)]
 )
 def test_policies(tiny_bundle: Any, crop: Any, faces: int, policy: str, expected: int) -> None:
-    found = run(engine(tiny_bundle, faces), crop(1), policy)
+    found = run(engine(faces), model_of(tiny_bundle), crop(1), policy)
     assert len(found.faces) == expected
     assert all(abs(np.linalg.norm(face.embedding) - 1) < 1e-5 for face in found.faces)
     if expected:
@@ -58,14 +64,14 @@ def test_policies(tiny_bundle: Any, crop: Any, faces: int, policy: str, expected
 )
 def test_refusals_name_the_image(tiny_bundle: Any, crop: Any, faces: int, policy: str, cause: type[Exception]) -> None:
     with pytest.raises(RejectedImageError, match=r"^image: ") as caught:
-        run(engine(tiny_bundle, faces), crop(1), policy)
+        run(engine(faces), model_of(tiny_bundle), crop(1), policy)
     assert isinstance(caught.value.__cause__, cause)
 
 
 def test_no_more_requests_at_a_time_than_threads(tiny_bundle: Any, crop: Any) -> None:
     at_a_time, most = [0], [0]
-    under_test = engine(tiny_bundle, 1, threads=2)
-    inner = under_test.embedder.embed
+    under_test, model = engine(1, threads=2), model_of(tiny_bundle)
+    inner = model.embedder.embed
 
     def counted(crops: Any) -> Any:
         at_a_time[0] += 1
@@ -75,12 +81,12 @@ def test_no_more_requests_at_a_time_than_threads(tiny_bundle: Any, crop: Any) ->
         finally:
             at_a_time[0] -= 1
 
-    under_test.embedder.embed = counted  # type: ignore[method-assign]
+    model.embedder.embed = counted  # type: ignore[method-assign]
 
     async def work() -> None:
         async with anyio.create_task_group() as group:
             for _ in range(12):
-                group.start_soon(lambda: under_test.embed({"image": crop(1)}))
+                group.start_soon(lambda: under_test.embed({"image": crop(1)}, model=model))
 
     anyio.run(work)
     assert 1 <= most[0] <= 2

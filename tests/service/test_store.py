@@ -50,11 +50,17 @@ def test_a_write_that_raises_is_undone(tmp_path: Path) -> None:
 
 def test_a_face_without_a_person_cannot_be(tmp_path: Path) -> None:
     with Store(tmp_path) as store, pytest.raises(IntegrityError), store.write() as session:
-        session.add(FaceRow(person_id=99, model="m", vector=np.ones(4, np.float32), source="image", quality=None))
+        session.add(FaceRow(person_id=99, source="image", quality=None))
+
+
+def opened(folder: Path) -> Store:
+    store = Store(folder)
+    store.unlock(None)
+    return store
 
 
 def test_row_numbers_are_never_given_again(tmp_path: Path) -> None:
-    with Store(tmp_path) as store, store.write() as session:
+    with opened(tmp_path) as store, store.write() as session:
         gallery = add_collection(session, "staff", model="m", dim=4)
         first = add_person(session, gallery, "Ada").id
         session.delete(session.get_one(PersonRow, first))
@@ -81,7 +87,7 @@ def test_a_store_of_another_version(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         connection.execute("PRAGMA user_version=7")
     connection.close()
-    with pytest.raises(StoreError, match="version 7; this facemargin works with version 1"):
+    with pytest.raises(StoreError, match="version 7; this facemargin works with version 2"):
         Store(tmp_path)
 
 

@@ -1,7 +1,4 @@
-"""What happens to every request before and after its route: an id, a log line, a limit on its body.
-
-Pure ASGI, so that bodies and replies stream through.
-"""
+"""What happens around every request: an id, a log line, a reply whatever happens. Pure ASGI, so that bodies stream."""
 
 import logging
 import re
@@ -13,7 +10,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import problems
-from service.errors import BodyTooLargeError
 
 log = logging.getLogger("facemargin.service")
 
@@ -60,41 +56,6 @@ class RequestLog:
                 await problems.reply(body)(scope, receive, send_named)
         elapsed_ms = (time.perf_counter() - started) * 1000
         log.info("%s %s %d %.1f ms %s", scope["method"], quote(scope["path"]), status, elapsed_ms, request_id)
-
-
-class BodyLimit:
-    """Refuse a request body beyond the limit: by its announced length, or else as soon as it has come that far."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app = app
-        self.max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        announced = Headers(scope=scope).get("Content-Length", "")
-        if announced.isdigit() and int(announced) > self.max_bytes:
-            body = problems.describe(self._too_large()) | {"request_id": scope["state"]["request_id"]}
-            await problems.reply(body, {"Connection": "close"})(scope, receive, send)
-            return
-        received = 0
-
-        async def receive_counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.max_bytes:
-                raise self._too_large()
-            return message
-
-        await self.app(scope, receive_counted, send)
-
-    def _too_large(self) -> BodyTooLargeError:
-        return BodyTooLargeError(
-            f"the request body has more than the {self.max_bytes:,} bytes that are accepted", limit=self.max_bytes
-        )
 
 
 def _request_id(wished: str | None) -> str:

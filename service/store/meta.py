@@ -1,0 +1,54 @@
+"""What a store knows of itself: its secret, and the master key that it needs."""
+
+import os
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from service.errors import StoreError
+from service.store.tables import MetaRow
+from service.store.vault import KEY_BYTES, Vault, master_key_id, seal, subkey, unseal
+
+SECRET = "secret"
+MASTER_KEY = "master key"
+_SECRET_CONTEXT = "secret of the store"
+
+
+def opened_vault(session: Session, master: bytes | None, folder: Path) -> Vault:
+    """The vault of a store; the first time, its secret is made.
+
+    Raises:
+        StoreError: the store is encrypted and the key is missing or another one; or it is not, and a key is given.
+    """
+    stored = session.get(MetaRow, SECRET)
+    if stored is None:
+        return _first(session, master)
+    needed = session.get(MetaRow, MASTER_KEY)
+    if needed is None:
+        if master is not None:
+            raise StoreError(
+                f"the store {folder} is not encrypted, and a master key is set; encrypt it with "
+                "`facemargin encryption enable`, or start without the key"
+            )
+        return Vault(stored.value, None)
+    if master is None:
+        raise StoreError(
+            f"the store {folder} is encrypted; set FACEMARGIN_MASTER_KEY_FILE (or FACEMARGIN_MASTER_KEY) to its key"
+        )
+    if master_key_id(master) != needed.value:
+        raise StoreError(f"the store {folder} is encrypted with another master key than the one that is set")
+    return Vault(unseal(subkey(master, SECRET), stored.value, _SECRET_CONTEXT), master)
+
+
+def keep_secret(session: Session, secret: bytes, master: bytes | None) -> None:
+    """Write the secret, sealed where there is a master key, and which key that is."""
+    sealed = secret if master is None else seal(subkey(master, SECRET), secret, _SECRET_CONTEXT)
+    session.merge(MetaRow(name=SECRET, value=sealed))
+    if master is not None:
+        session.merge(MetaRow(name=MASTER_KEY, value=master_key_id(master)))
+
+
+def _first(session: Session, master: bytes | None) -> Vault:
+    secret = os.urandom(KEY_BYTES)
+    keep_secret(session, secret, master)
+    return Vault(secret, master)
