@@ -1,4 +1,4 @@
-"""One-to-many search over unit embeddings: one protocol, an exact oracle, FAISS.
+"""One-to-many search over unit embeddings: one protocol, an exact oracle, FAISS, and segments for large galleries.
 
 An index holds ids and vectors in memory and nothing else: people, collections and durability belong to whoever owns the
 index. To add an index, write a class with the methods of `Index` and name it in `INDEXES`; the contract test then runs
@@ -9,10 +9,12 @@ from facemargin.index.base import Index, SearchResult
 from facemargin.index.exact import NumpyIndex
 from facemargin.index.faiss_index import FaissIndex
 from facemargin.index.rwlock import ReadersWriterLock
+from facemargin.index.segmented import SegmentedIndex
 
 INDEXES: dict[str, type[Index]] = {
     "exact": NumpyIndex,
     "faiss": FaissIndex,
+    "segmented": SegmentedIndex,
 }
 
 
@@ -34,4 +36,13 @@ def make_index(name: str, dim: int) -> Index:
     return INDEXES[name](dim)
 
 
-__all__ = ["INDEXES", "FaissIndex", "Index", "NumpyIndex", "ReadersWriterLock", "SearchResult", "make_index"]
+__all__ = [
+    "INDEXES",
+    "FaissIndex",
+    "Index",
+    "NumpyIndex",
+    "ReadersWriterLock",
+    "SearchResult",
+    "SegmentedIndex",
+    "make_index",
+]

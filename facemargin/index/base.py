@@ -1,11 +1,13 @@
 """What every index promises, and the checks of its input."""
 
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facemargin.errors import DuplicateIdError, IndexingError
+from facemargin.index.export import Portion
 
 NORM_TOLERANCE = 1e-3
 """How far a vector's length may be from 1. Float16 storage of 512 values stays well inside."""
@@ -91,6 +93,17 @@ class Index(Protocol):
         """
         ...
 
+    def export(self) -> Iterator[Portion]:
+        """Give back everything in portions of some thousand, for a snapshot.
+
+        The ids are those held when it is called, whatever is added while it is read; what was removed before its
+        portion is read is left out, so that nothing erased is written anew. Changes wait for one portion at most.
+
+        Returns:
+            Ids and copies of their vectors, each id once, in no order.
+        """
+        ...
+
 
 def checked_dim(dim: int) -> int:
     """Return ``dim`` if it can be the length of a vector.
@@ -130,7 +143,7 @@ def checked_vectors(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float3
         raise IndexingError(
             f"vectors are {vectors.dtype} of shape {vectors.shape}; they must be float32 of shape (N, {dim})"
         )
-    norms = np.linalg.norm(vectors, axis=1)
+    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))  # unlike linalg.norm, makes no copy of all of them
     wrong = ~(np.abs(norms - 1.0) <= NORM_TOLERANCE)  # written so that NaN counts as wrong
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])

@@ -1,5 +1,7 @@
 """Exact search with numpy: short enough to be trusted, and what every other index is tested against."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,7 @@ from facemargin.index.base import (
     checked_vectors,
     padded,
 )
+from facemargin.index.export import Portion, portions
 from facemargin.index.rows import RowMap
 from facemargin.index.rwlock import ReadersWriterLock
 
@@ -64,3 +67,14 @@ class NumpyIndex:
         ids = checked_ids(ids, unique=False)
         with self._lock.read():
             return self._matrix[self._rows.rows(ids)]
+
+    def export(self) -> Iterator[Portion]:
+        """Give back everything in portions; see `Index.export`."""
+        with self._lock.read():
+            ids = self._rows.places.ids()
+        return portions(ids, self._held)
+
+    def _held(self, ids: NDArray[np.int64]) -> Portion:
+        with self._lock.read():
+            known = self._rows.places.known(ids)
+            return known, self._matrix[self._rows.rows(known)]

@@ -4,13 +4,11 @@ FAISS reads freed memory when an index is searched during an add, and its id map
 Here every change excludes every search (`ReadersWriterLock`), and ids are kept outside of FAISS, each once.
 """
 
-import importlib
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facemargin.errors import MissingExtraError
 from facemargin.index.base import (
     SearchResult,
     checked_dim,
@@ -20,6 +18,8 @@ from facemargin.index.base import (
     checked_vectors,
     padded,
 )
+from facemargin.index.export import Portion, portions
+from facemargin.index.faiss_library import load_faiss
 from facemargin.index.rows import RowMap
 from facemargin.index.rwlock import ReadersWriterLock
 
@@ -33,7 +33,7 @@ class FaissIndex:
 
     def __init__(self, dim: int) -> None:
         self._dim = checked_dim(dim)
-        self._faiss = _faiss()
+        self._faiss = load_faiss("the faiss index")
         self._flat = self._faiss.IndexFlatIP(dim)
         self._rows = RowMap()
         self._lock = ReadersWriterLock()
@@ -81,18 +81,23 @@ class FaissIndex:
         """Give back vectors by their ids; see `Index.vectors`."""
         ids = checked_ids(ids, unique=False)
         with self._lock.read():
-            rows = self._rows.rows(ids)
-            return self._matrix()[rows] if len(rows) else np.empty((0, self._dim), dtype=np.float32)
+            return self._given(self._rows.rows(ids))
+
+    def export(self) -> Iterator[Portion]:
+        """Give back everything in portions; see `Index.export`."""
+        with self._lock.read():
+            ids = self._rows.places.ids()
+        return portions(ids, self._held)
+
+    def _held(self, ids: NDArray[np.int64]) -> Portion:
+        with self._lock.read():
+            known = self._rows.places.known(ids)
+            return known, self._given(self._rows.rows(known))
+
+    def _given(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._matrix()[rows] if len(rows) else np.empty((0, self._dim), dtype=np.float32)
 
     def _matrix(self) -> NDArray[np.float32]:
         """FAISS's own memory as an (N, dim) view, good until the index grows or shrinks."""
         view: NDArray[np.float32] = self._faiss.rev_swig_ptr(self._flat.get_xb(), self._flat.ntotal * self._dim)
         return view.reshape(self._flat.ntotal, self._dim)
-
-
-def _faiss() -> Any:
-    """FAISS, imported when the first index is made: training needs the protocol and not the library."""
-    try:
-        return importlib.import_module("faiss")
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("the faiss index", "serve", "faiss") from error

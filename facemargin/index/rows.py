@@ -5,28 +5,29 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from facemargin.errors import DuplicateIdError, UnknownIdError
+from facemargin.index.places import Places
+
+_FIRST_CAPACITY = 64
 
 
 class RowMap:
     """A bijection between ids and the rows 0 … N-1 of a matrix that somebody else holds.
 
-    A removed row is filled by the last one, so that a removal moves one vector and not half of the matrix.
+    A removed row is filled by the last one, so that a removal moves one vector and not half of the matrix. Ids of rows
+    are looked up in an array that doubles when it is full, not one by one.
     """
 
     def __init__(self) -> None:
-        self._row_of: dict[int, int] = {}
-        self._ids: list[int] = []
+        self.places = Places()
+        self._ids = np.empty(_FIRST_CAPACITY, dtype=np.int64)
 
     def __len__(self) -> int:
         """Number of rows."""
-        return len(self._ids)
+        return len(self.places)
 
     def refuse_known(self, ids: NDArray[np.int64]) -> None:
         """Raise DuplicateIdError if one of the ids has a row."""
-        for number in ids.tolist():
-            if number in self._row_of:
-                raise DuplicateIdError(f"id {number} is already in the index")
+        self.places.refuse_known(ids)
 
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of ids, in their order.
@@ -34,27 +35,26 @@ class RowMap:
         Raises:
             UnknownIdError: an id has no row.
         """
-        try:
-            return np.array([self._row_of[number] for number in ids.tolist()], dtype=np.int64)
-        except KeyError as error:
-            raise UnknownIdError(f"id {error.args[0]} is not in the index") from None
+        return self.places.of(ids)
 
     def ids(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Ids at rows, any shape."""
-        return np.fromiter((self._ids[row] for row in rows.ravel().tolist()), np.int64, rows.size).reshape(rows.shape)
+        return self._ids[rows]
 
     def append(self, ids: NDArray[np.int64]) -> None:
-        """Give ids the next rows."""
-        for number in ids.tolist():
-            self._row_of[number] = len(self._ids)
-            self._ids.append(number)
+        """Give new ids the next rows."""
+        first, end = len(self), len(self) + len(ids)
+        if end > len(self._ids):
+            self._ids = np.concatenate([self._ids[:first], np.empty(max(end, 2 * first) - first, dtype=np.int64)])
+        self._ids[first:end] = ids
+        self.places.put(ids, first)
 
     def remove(self, ids: NDArray[np.int64]) -> Iterable[tuple[int, int]]:
         """Forget ids; yields ``(hole, last)`` for each: row ``last`` moves to row ``hole`` and is dropped."""
         for number in ids.tolist():
-            hole, last = self._row_of.pop(number), len(self._ids) - 1
-            moved = self._ids.pop()
+            last = len(self) - 1
+            hole = self.places.pop(number)
             if hole != last:
-                self._ids[hole] = moved
-                self._row_of[moved] = hole
+                self._ids[hole] = self._ids[last]
+                self.places.move(int(self._ids[hole]), hole)
             yield hole, last

@@ -1,6 +1,8 @@
 """The contract of every index, against brute force."""
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -12,9 +14,14 @@ from numpy.typing import NDArray
 
 from facemargin import index as package
 from facemargin.errors import DuplicateIdError, IndexingError, UnknownIdError
-from facemargin.index import INDEXES, Index, make_index
+from facemargin.index import INDEXES, Index, SegmentedIndex, make_index
 
 DIM = 8
+MAKERS: dict[str, Callable[[int], Index]] = {name: partial(make_index, name) for name in sorted(INDEXES)} | {
+    # small enough that every test seals segments and wears them out
+    "segmented by 3": partial(SegmentedIndex, threads=2, segment_rows=3),
+    "segmented by 16": partial(SegmentedIndex, threads=3, segment_rows=16),
+}
 
 
 def unit(count: int, *, seed: int = 0, dim: int = DIM) -> NDArray[np.float32]:
@@ -26,14 +33,23 @@ def ids(*numbers: int) -> NDArray[np.int64]:
     return np.array(numbers, dtype=np.int64)
 
 
-@pytest.fixture(params=sorted(INDEXES))
+@pytest.fixture(params=MAKERS)
 def index(request: pytest.FixtureRequest) -> Index:
-    return make_index(request.param, DIM)
+    return MAKERS[request.param](DIM)
 
 
 def test_public_names_are_what_the_package_exposes() -> None:
     assert sorted(package.__all__) == sorted(
-        ["INDEXES", "FaissIndex", "Index", "NumpyIndex", "ReadersWriterLock", "SearchResult", "make_index"]
+        [
+            "INDEXES",
+            "FaissIndex",
+            "Index",
+            "NumpyIndex",
+            "ReadersWriterLock",
+            "SearchResult",
+            "SegmentedIndex",
+            "make_index",
+        ]
     )
 
 
@@ -99,6 +115,39 @@ def test_everything_can_be_removed(index: Index) -> None:
     index.remove(ids())
     index.add(ids(1), unit(1))
     assert len(index) == 1
+
+
+def exported(index: Index) -> dict[int, bytes]:
+    return {number: row.tobytes() for found, rows in index.export() for number, row in zip(found, rows, strict=True)}
+
+
+def test_exports_all_that_it_holds(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facemargin.index.export.PORTION_ROWS", 4)
+    assert list(index.export()) == []
+    vectors = unit(10)
+    index.add(np.arange(10, dtype=np.int64), vectors)
+    index.remove(ids(4, 9))
+    portions = list(index.export())
+    assert [len(found) for found, _ in portions] == [4, 4]
+    assert {(found.dtype, rows.dtype) for found, rows in portions} == {(np.dtype(np.int64), np.dtype(np.float32))}
+    assert exported(index) == {number: vectors[number].tobytes() for number in (0, 1, 2, 3, 5, 6, 7, 8)}
+
+
+def test_an_export_leaves_out_what_is_erased_or_added_while_it_is_read(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("facemargin.index.export.PORTION_ROWS", 4)
+    index.add(np.arange(10, dtype=np.int64), unit(10))
+    portions = index.export()
+    first, rows = next(portions)
+    rows[:] = 0  # a copy, so the index keeps its own
+    index.add(ids(50), unit(1, seed=7))
+    gone = next(number for number in range(10) if number not in first)
+    index.remove(ids(gone, int(first[0])))
+    found = np.concatenate([first, *(numbers for numbers, _ in portions)])
+    assert sorted(found.tolist()) == [number for number in range(10) if number != gone]
+    assert sorted(exported(index)) == sorted({*range(10), 50} - {gone, int(first[0])})
+    np.testing.assert_array_equal(index.vectors(first[1:]), unit(10)[first[1:]])
 
 
 @pytest.mark.parametrize("bad", [ids(7, 2), ids(7, 7)])
@@ -183,11 +232,11 @@ operations = st.lists(
 )
 
 
-@pytest.mark.parametrize("name", sorted(INDEXES))
+@pytest.mark.parametrize("name", MAKERS)
 @settings(max_examples=20, deadline=None)
 @given(steps=operations, seed=st.integers(0, 2**16))
 def test_any_sequence_agrees_with_brute_force(name: str, steps: list[tuple[str, Any]], seed: int) -> None:
-    index, truth = make_index(name, DIM), dict[int, NDArray[np.float32]]()
+    index, truth = MAKERS[name](DIM), dict[int, NDArray[np.float32]]()
     rng = np.random.default_rng(seed)
     for kind, what in steps:
         if kind == "search":
