@@ -1,7 +1,8 @@
 """Bytes of a photograph -> the displayed picture, as RGB pixels.
 
-Owns the list of accepted formats, the limits, EXIF orientation and the conversion of every colour mode to 8-bit RGB.
-It does not know what is in the picture.
+Owns the list of accepted formats, the limits, turning by orientation and the conversion of every colour mode to 8-bit
+RGB. `facemargin.preprocessing.containers` decides what of a file the decoder sees. It does not know what is in the
+picture.
 """
 
 import struct
@@ -23,23 +24,28 @@ from facemargin.errors import (
     TruncatedImageError,
     UnsupportedImageError,
 )
+from facemargin.preprocessing.containers import Pixels, jpeg_pixels, png_pixels, webp_pixels
+
+Pixels8 = NDArray[np.uint8]
 
 ACCEPTED_FORMATS = ("JPEG", "PNG", "WebP", "BMP")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 """File name endings (lower case) of the accepted formats."""
 
 _BACKGROUND = (255, 255, 255)
-_EXIF_ORIENTATION = 0x0112
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_STRIP_PIXELS = 1_000_000
+_DISPLAYED: dict[int, Callable[[Pixels8], Pixels8]] = {
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda stored: np.rot90(stored),
 }
+_EIGHT_BITS = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 _BMP_HEADER_SIZES = frozenset({12, 40, 52, 56, 64, 108, 124})
+_BMP_RUN_LENGTHS = frozenset({1, 2})  # Pillow unpacks them in Python: 3 KB hold the interpreter for over a second
 
 # What Pillow's readers raise on damaged files: besides OSError, whatever their parsing stumbles over. UserWarning is
 # here for processes that turn warnings into errors.
@@ -102,7 +108,7 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[np.uint
 
     Raises:
         EmptyImageError: no bytes.
-        UnsupportedImageError: none of the accepted formats.
+        UnsupportedImageError: none of the accepted formats, or a run-length coded BMP.
         ImageTooLargeError: more bytes, a longer side or more pixels than the limits.
         TruncatedImageError: the start of an accepted format, but missing or damaged data.
     """
@@ -114,10 +120,11 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[np.uint
     if (stated := _stated_size(name, data)) is not None:
         _check_size(stated, limits)
     try:
-        with reader(BytesIO(data)) as image:
+        pixels = _PIXELS[name](data)
+        with reader(BytesIO(pixels.data)) as image:
             _check_size(image.size, limits)
             image.load()
-            return _to_rgb(_upright(image))
+            return _upright(_to_rgb(image), pixels.orientation)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLargeError(f"the {name} image is too large: {error}") from error
     except _DAMAGE as error:
@@ -179,8 +186,18 @@ def _reader(data: bytes) -> tuple[str, Callable[[BytesIO], Image.Image]]:
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WebP", WebPImagePlugin.WebPImageFile
     if data.startswith(b"BM") and len(data) >= 18 and int.from_bytes(data[14:18], "little") in _BMP_HEADER_SIZES:
+        if data[14] != 12 and int.from_bytes(data[30:34], "little") in _BMP_RUN_LENGTHS:
+            raise UnsupportedImageError("a run-length coded BMP is not accepted; save it uncompressed, or as PNG")
         return "BMP", BmpImagePlugin.BmpImageFile
     raise UnsupportedImageError(f"not an image in an accepted format ({', '.join(ACCEPTED_FORMATS)})")
+
+
+_PIXELS: dict[str, Callable[[bytes], Pixels]] = {
+    "JPEG": jpeg_pixels,
+    "PNG": png_pixels,
+    "WebP": webp_pixels,
+    "BMP": lambda data: Pixels(data, 1),
+}
 
 
 def _stated_size(name: str, data: bytes) -> tuple[int, int] | None:
@@ -221,22 +238,28 @@ def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF orientation says; damaged EXIF data count as none."""
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except _DAMAGE:
-        return image
-    method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
+def _upright(stored: Pixels8, orientation: int) -> Pixels8:
+    """The picture turned as its EXIF orientation says."""
+    displayed = _DISPLAYED.get(orientation)
+    return stored if displayed is None else np.ascontiguousarray(displayed(stored))
 
 
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def _to_rgb(image: Image.Image) -> Pixels8:
+    """The pixels, converted in strips: a conversion of the whole would hold several copies of a large picture."""
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling
-        grey = (np.clip(np.asarray(image, dtype=np.int64), 0, 65535) + 128) // 257
-        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        background = Image.new("RGBA", layer.size, (*_BACKGROUND, 255))
-        image = Image.alpha_composite(background, layer)
-    return np.array(image.convert("RGB"))
+        grey = _EIGHT_BITS[np.clip(np.asarray(image), 0, 65535)]
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    width, height = image.size
+    rgb = np.empty((height, width, 3), dtype=np.uint8)
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        rgb[top:bottom] = np.asarray(_opaque(image.crop((0, top, width, bottom))).convert("RGB"))
+    return rgb
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, (*_BACKGROUND, 255)), layer)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import BmpImagePlugin, Image
 
 from facemargin.errors import (
     DataError,
@@ -68,6 +68,18 @@ def test_other_formats_are_refused_by_their_first_bytes(image_format: str) -> No
 def test_text_and_fragments_are_unsupported(text: bytes) -> None:
     with pytest.raises(UnsupportedImageError):
         decode(text)
+
+
+@pytest.mark.parametrize("compression", [1, 2])
+def test_a_run_length_coded_bmp_is_unsupported_and_no_reader_is_asked(
+    compression: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow unpacks it in Python, pixel by pixel: 3 KB can keep every other thread waiting for over a second."""
+    header = bytearray(bmp_header(8, 8))
+    header[28:34] = struct.pack("<HI", 8 // compression, compression)
+    monkeypatch.setattr(BmpImagePlugin, "BmpImageFile", None)
+    with pytest.raises(UnsupportedImageError, match="run-length"):
+        decode(bytes(header) + bytes(2000))
 
 
 def test_no_bytes() -> None:
