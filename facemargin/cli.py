@@ -16,8 +16,8 @@ from facemargin import __version__
 from facemargin.errors import FacemarginError, MissingExtraError
 
 COMMAND_GROUP = "facemargin.commands"
-EXTRAS = {"training": "train", "service": "serve"}
-"""Which extra brings the packages that a subcommand's module imports."""
+EXTRAS = {"training": "train", "service": "serve", "facemargin.client": "client"}
+"""Which extra brings the packages that the subcommands of a package import."""
 
 
 def command_entry_points() -> dict[str, EntryPoint]:
@@ -26,7 +26,7 @@ def command_entry_points() -> dict[str, EntryPoint]:
 
 
 def _missing_extra(entry: EntryPoint, error: ModuleNotFoundError) -> MissingExtraError:
-    extra = EXTRAS.get(entry.module.split(".")[0], "train")
+    extra = next((extra for package, extra in EXTRAS.items() if entry.module.startswith(f"{package}.")), "train")
     return MissingExtraError(entry.name, extra, error.name or "?")
 
 
