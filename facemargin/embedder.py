@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from facemargin.bundle import Bundle
 from facemargin.errors import BundleError
-from facemargin.onnx_model import OnnxModel, shapes_agree, shown
+from facemargin.onnx_model import OnnxModel, Provider, shapes_agree, shown
 from facemargin.preprocessing import Face, Preprocessing, align
 
 DEFAULT_BATCH = 64
@@ -22,16 +22,19 @@ class Embedder:
 
     Args:
         bundle: a loaded bundle.
-        threads: processor threads for one call; 0 leaves the choice to ONNX Runtime.
+        threads: processor threads for one call; 0 takes as many as this process may use.
+        provider: where the model runs, ``cpu`` or ``cuda``.
 
     Raises:
         BundleError: ONNX Runtime cannot load or run the model, or its input or output is not what the manifest says.
+        ConfigError: CUDA is asked for, and there is none.
         ValueError: threads below 0.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int = 0, provider: Provider = "cpu") -> None:
         self._bundle = bundle
-        self._model = OnnxModel(bundle.model_path, threads=threads)
+        self._model_id = bundle.model_id  # a hash: it is asked for by every request
+        self._model = OnnxModel(bundle.model_path, threads=threads, provider=provider)
         _check_against_manifest(self._model, bundle)
         # A model that cannot run, or gives another length, fails here and not in the first request.
         self._raw(np.zeros((1, *self.preprocessing.size, 3), dtype=np.uint8))
@@ -49,7 +52,7 @@ class Embedder:
     @property
     def model_id(self) -> str:
         """Which embedding space: vectors of two ids must not be compared."""
-        return self._bundle.model_id
+        return self._model_id
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -1,17 +1,19 @@
-"""One ONNX network of one input and one output, run by ONNX Runtime on the CPU.
+"""One ONNX network of one input and one output, run by ONNX Runtime on the CPU or on a CUDA device.
 
 Owns the session and the batch size that a file may prescribe. It knows nothing of faces, bundles or their manifests.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as _ort
 
-from facemargin.errors import BundleError
+from facemargin.errors import BundleError, ConfigError
 
 ORT_ERRORS = (
     _ort.EPFail,
@@ -27,6 +29,14 @@ ORT_ERRORS = (
 )
 """What ONNX Runtime raises; its exceptions have no base class of their own."""
 
+Provider = Literal["cpu", "cuda"]
+"""Where a network runs."""
+
+_PROVIDERS: dict[Provider, list[str]] = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+
 _QUIET = 3  # ONNX Runtime's severity "error": its warnings about foreign models say nothing to a user
 
 Shape = tuple[int | None, ...]
@@ -38,7 +48,8 @@ class OnnxModel:
 
     Args:
         path: the ONNX file.
-        threads: processor threads for one call; 0 leaves the choice to ONNX Runtime.
+        threads: processor threads for one call; 0 takes as many as there are `available_cores`.
+        provider: where it runs; operations that CUDA does not have run on the CPU.
 
     Attributes:
         path: as given.
@@ -49,21 +60,25 @@ class OnnxModel:
 
     Raises:
         BundleError: it cannot be loaded, or has another number of inputs or outputs, or one that is not float32.
+        ConfigError: CUDA is asked for, and this ONNX Runtime or this machine has none.
         ValueError: threads below 0.
     """
 
-    def __init__(self, path: Path, *, threads: int = 0) -> None:
+    def __init__(self, path: Path, *, threads: int = 0, provider: Provider = "cpu") -> None:
         if threads < 0:
             raise ValueError(f"threads must be at least 0, got {threads}")
         self.path = path
+        _check_available(provider)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or available_cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = _QUIET
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=_PROVIDERS[provider])
         except ORT_ERRORS as error:
             raise BundleError(f"{path} cannot be loaded by ONNX Runtime: {_one_line(error)}") from error
+        if self._session.get_providers()[0] != _PROVIDERS[provider][0]:  # it falls back without a word
+            raise ConfigError(f"ONNX Runtime cannot start CUDA for {path} (no device, or CUDA and cuDNN do not load)")
         self.input_name, self.input_shape = self._only("input", self._session.get_inputs())
         self.output_name, self.output_shape = self._only("output", self._session.get_outputs())
 
@@ -104,6 +119,11 @@ class OnnxModel:
         if node.type != "tensor(float)":
             raise BundleError(f"{self.path}: {kind} '{node.name}' must be tensor(float), it is {node.type}")
         return node.name, tuple(size if isinstance(size, int) and size > 0 else None for size in node.shape)
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def shapes_agree(found: Shape, wanted: Shape) -> bool:
@@ -171,6 +191,16 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
         if byte < 128:
             return number, position
     raise ValueError("protobuf number is too long")
+
+
+def _check_available(provider: Provider) -> None:
+    if provider not in _PROVIDERS:
+        raise ValueError(f"provider is '{provider}'; it must be one of {', '.join(_PROVIDERS)}")
+    if _PROVIDERS[provider][0] not in onnxruntime.get_available_providers():
+        raise ConfigError(
+            "this ONNX Runtime has no CUDA; install the package onnxruntime-gpu in place of onnxruntime, or use "
+            "provider cpu"
+        )
 
 
 def _one_line(error: Exception) -> str:

@@ -26,6 +26,7 @@ from facemargin.bundle import MODEL_NAME, WEIGHTS_NAME, Bundle, Manifest, librar
 from facemargin.errors import ExportRefusedError
 from facemargin.onnx_model import ORT_ERRORS
 from facemargin.preprocessing import Preprocessing
+from training.channelwise import without_prelu
 
 OPSET = 18
 """The opset that PyTorch's converter writes natively; every other one goes through a version converter."""
@@ -114,6 +115,8 @@ def weights_of(model: nn.Module) -> bytes:
 def to_onnx(model: nn.Module, input_size: tuple[int, int]) -> bytes:
     """Convert to ONNX with a dynamic batch and no external data; nothing in it names files of this machine.
 
+    PReLUs become convolutions (`training.channelwise`), which ONNX Runtime runs several times as fast on a CPU.
+
     Args:
         model: in evaluation mode, on the CPU.
         input_size: (height, width) of its input.
@@ -134,7 +137,7 @@ def to_onnx(model: nn.Module, input_size: tuple[int, int]) -> bytes:
     )
     if program is None:
         raise ExportRefusedError("torch.onnx.export gave no model")
-    proto = program.model_proto
+    proto = without_prelu(program.model_proto)
     for part in _parts(proto.graph):
         part.ClearField("metadata_props")  # stack traces with the paths of this machine
         part.ClearField("doc_string")

@@ -56,7 +56,7 @@ def publish(
     return export_bundle(
         backbone,
         output,
-        crops=_parity_crops(config, crops, run, console),
+        crops=sample_crops(config, crops, run, console),
         preprocessing=config.preprocessing,
         overwrite=overwrite,
         name=name or _name(config, checkpoint),
@@ -78,7 +78,22 @@ def without_class_counts(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _parity_crops(config: TrainConfig, folder: Path | None, run: Path, console: Console | None) -> NDArray[np.uint8]:
+def sample_crops(
+    config: TrainConfig, folder: Path | None, run: Path, console: Console | None, *, count: int = PARITY_CROPS
+) -> NDArray[np.uint8]:
+    """Aligned crops from all over a folder, or from the run's own training images.
+
+    Args:
+        config: of the run.
+        folder: image folder; None takes the training images.
+        run: named in errors.
+        console: where crops that cannot be read are named; stderr by default.
+        count: how many at most.
+
+    Raises:
+        CheckpointError: the training images are gone, or none can be read.
+        DataError, ImageError: a crop that cannot be read, unless the run leaves such images out.
+    """
     if folder is not None:
         pictures: Sequence[Picture] = [
             Picture.of_file(path) for images in people_of(folder).values() for path in images
@@ -87,7 +102,7 @@ def _parity_crops(config: TrainConfig, folder: Path | None, run: Path, console: 
         pictures = training_images(config).pictures
     else:
         raise CheckpointError(f"the training images of {run} are gone; pass --crops DIR, a folder of aligned crops")
-    spread = range(0, len(pictures), max(1, len(pictures) // PARITY_CROPS))[:PARITY_CROPS]
+    spread = range(0, len(pictures), max(1, len(pictures) // count))[:count]
     reading = Rereading(config)
     read = [reading.read(picture) for picture in reading.find(pictures, spread).values()]
     crops = [crop for crop in read if crop is not None]

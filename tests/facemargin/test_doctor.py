@@ -44,9 +44,17 @@ def folder_of(root: Path, people: dict[str, int], seed: int) -> Path:
     return root
 
 
-def test_the_environment_names_both_extras_the_detector_and_the_data_checks() -> None:
+def test_the_environment_names_the_extras_the_detector_and_the_data_checks() -> None:
     subjects = [finding.subject for finding in environment()]
-    assert subjects == ["facemargin", "extra train", "extra serve", "face detector", "training", "data checks"]
+    assert subjects == [
+        "facemargin",
+        "extra train",
+        "extra serve",
+        "extra client",
+        "face detector",
+        "training",
+        "data checks",
+    ]
 
 
 def test_a_missing_detector_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from facemargin.bundle import Bundle
-from facemargin.errors import BundleError
-from facemargin.onnx_model import OnnxModel, onnx_opset, shapes_agree, shown
+from facemargin.errors import BundleError, ConfigError
+from facemargin.onnx_model import OnnxModel, available_cores, onnx_opset, shapes_agree, shown
 
 
 def serialised(*opsets: tuple[str, int]) -> bytes:
@@ -46,6 +48,47 @@ def test_a_model_tells_its_shapes(tiny_bundle: Bundle) -> None:
     assert (model.input_name, model.input_shape) == ("crops", (None, 3, 112, 112))
     assert (model.output_name, model.output_shape) == ("embedding", (None, 32))
     assert model.batch is None
+
+
+def test_cuda_without_cuda_is_a_clear_error(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(ConfigError, match="no CUDA; install the package onnxruntime-gpu"):
+        OnnxModel(tiny_bundle.model_path, provider="cuda")
+
+
+def test_falling_back_to_the_cpu_without_a_word_is_an_error(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ONNX Runtime does where CUDA was built in and its libraries do not load."""
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(
+        "onnxruntime.InferenceSession", lambda *given, providers: real(*given, providers=["CPUExecutionProvider"])
+    )
+    with pytest.raises(ConfigError, match="cannot start CUDA"):
+        OnnxModel(tiny_bundle.model_path, provider="cuda")
+
+
+def test_an_unknown_provider_is_refused(tiny_bundle: Bundle) -> None:
+    unknown: Any = "tpu"
+    with pytest.raises(ValueError, match="provider is 'tpu'; it must be one of cpu, cuda"):
+        OnnxModel(tiny_bundle.model_path, provider=unknown)
+
+
+def test_threads_by_default_are_the_cores_of_the_process(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Bundle) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 2, 5}, raising=False)
+    assert available_cores() == 3
+    taken: list[int] = []
+    real = onnxruntime.InferenceSession
+
+    def noted(path: str, options: Any, **more: Any) -> Any:
+        taken.append(options.intra_op_num_threads)
+        return real(path, options, **more)
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", noted)
+    OnnxModel(tiny_bundle.model_path)
+    OnnxModel(tiny_bundle.model_path, threads=1)
+    assert taken == [3, 1]
 
 
 def test_values_that_do_not_fit_are_an_error(tiny_bundle: Bundle) -> None:

@@ -73,7 +73,7 @@ def test_the_command_takes_the_last_steps_weights_on_request(
 
     def answer(*_: Path, **options: Any) -> SimpleNamespace:
         asked.update(options)
-        return SimpleNamespace(path=tmp_path, manifest=SimpleNamespace(name="x"), model_id="0")
+        return SimpleNamespace(path=tmp_path, manifest=SimpleNamespace(name="x", calibration=None), model_id="0")
 
     monkeypatch.setattr("training.publish.publish", answer)
     export(tmp_path, tmp_path, no_average=flag)

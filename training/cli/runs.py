@@ -1,10 +1,12 @@
 """Training and exporting. Each command parses, calls one library function, and prints."""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from facemargin.errors import ConfigError
 from training.cli.options import (
     ConfigFile,
     Epochs,
@@ -15,6 +17,12 @@ from training.cli.options import (
     print_json,
     resolve_config,
 )
+
+
+class Quantization(StrEnum):
+    """Number formats that a bundle can be reduced to."""
+
+    int8 = "int8"
 
 
 def train(
@@ -102,10 +110,25 @@ def train(
 
 
 def export(
-    run: Annotated[Path, typer.Option(help="A run's output folder (its newest checkpoint), or a checkpoint folder.")],
+    run: Annotated[
+        Path,
+        typer.Option(
+            help="A run's output folder (its newest checkpoint), a checkpoint folder, or with --quantize a bundle."
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="The bundle's folder.")],
     crops: Annotated[
         Path | None, typer.Option(help="Folder of aligned crops for the parity check; the training images by default.")
+    ] = None,
+    quantize: Annotated[
+        Quantization | None, typer.Option(help="int8: weights and activations of 8 bits; a model of its own.")
+    ] = None,
+    calibration_images: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --quantize: a folder a person of aligned crops, people the model was not trained on; they set "
+            "the ranges of values and the bundle's thresholds."
+        ),
     ] = None,
     no_average: Annotated[
         bool, typer.Option("--no-average", help="Take the last step's weights where the run kept an average.")
@@ -119,17 +142,30 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export a trained model as a bundle, after checking that ONNX Runtime agrees with PyTorch."""
-    from training.publish import publish
+    if quantize is not None:
+        from training.publish_int8 import publish_int8
 
-    bundle = publish(
-        run, output, crops=crops, average=not no_average, name=name, licence=licence, flip_sum=flip_sum,
-        overwrite=overwrite,
-    )  # fmt: skip
+        options: dict[str, Any] = {"average": False} if no_average else {}
+        options |= {key: value for key, value in (("name", name), ("licence", licence)) if value}
+        options |= {"flip_sum": True} if flip_sum else {}
+        bundle = publish_int8(
+            run, output, crops=crops, calibration_images=calibration_images, overwrite=overwrite, **options
+        )
+    elif calibration_images is not None:
+        raise ConfigError("--calibration-images goes with --quantize; `facemargin calibrate` is for any bundle")
+    else:
+        from training.publish import publish
+
+        bundle = publish(
+            run, output, crops=crops, average=not no_average, name=name, licence=licence, flip_sum=flip_sum,
+            overwrite=overwrite,
+        )  # fmt: skip
     if as_json:
         print_json({"bundle": str(bundle.path), "model_id": bundle.model_id, "name": bundle.manifest.name})
     else:
         typer.echo(f"{bundle.path}: {bundle.manifest.name}, model {bundle.model_id}")
-        typer.echo(f"next: facemargin calibrate --bundle {bundle.path} --images DIR")
+        if bundle.manifest.calibration is None:
+            typer.echo(f"next: facemargin calibrate --bundle {bundle.path} --images DIR")
 
 
 def parts_of(text: str) -> int | list[str]:
