@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-slow bench bench-heads bench-loader clean
+.PHONY: help setup demo check format test test-slow bench bench-heads bench-loader bench-index bench-service bench-restart clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +36,7 @@ test: setup  ## the test suite (under 10 minutes on two cores)
 test-slow: setup  ## the longer checks
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 -m slow $(ARGS)
 
-bench: bench-heads bench-loader  ## every benchmark; needs an idle machine
+bench: bench-heads bench-loader bench-index bench-service bench-restart  ## every benchmark; needs an idle machine
 
 bench-heads: setup  ## time head × partition × classes beside pytorch-metric-learning; writes docs/benchmarks
 	$(BIN)/python -m training.bench.streaming --json docs/benchmarks/streaming.json
@@ -45,6 +45,15 @@ bench-heads: setup  ## time head × partition × classes beside pytorch-metric-l
 
 bench-loader: setup  ## time the loader, the training step and both together (ARGS="--data DIR"); writes docs/benchmarks
 	$(BIN)/python -m training.bench.loader --json docs/benchmarks/loader.json $(ARGS)
+
+bench-index: setup  ## time searches of 100k and 1M vectors beside FAISS alone (ARGS="--images DIR --bundle DIR"); writes docs/benchmarks
+	$(BIN)/python -m facemargin.bench.index --json docs/benchmarks/index.json $(ARGS)
+
+bench-service: setup  ## the service under load beside ONNX Runtime alone (under 10 minutes); writes docs/benchmarks
+	$(BIN)/python -m service.bench.load $(ARGS)
+
+bench-restart: setup  ## time a start after SIGKILL with 100,000 faces (ARGS="--bundle DIR")
+	$(BIN)/python -m service.bench.restart $(ARGS)
 
 clean:  ## remove what the targets made, except .venv
 	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

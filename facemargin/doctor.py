@@ -92,7 +92,7 @@ def environment() -> list[Finding]:
     findings = [
         Finding("facemargin", "ok", f"{__version__} on Python {platform.python_version()}, {os.cpu_count()} cores")
     ]
-    findings += [_extra(extra) for extra in ("train", "serve")]
+    findings += [_extra(extra) for extra in ("train", "serve", "client")]
     findings.append(_detector())
     findings.append(_training_hardware())
     findings.append(_data_checks())

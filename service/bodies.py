@@ -6,9 +6,11 @@ file (it is somebody's face), and a body must be read after the key was checked,
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar, get_origin
+from weakref import WeakSet
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -29,6 +31,8 @@ from service.errors import BadBodyError, InvalidBase64Error, UnsupportedMediaTyp
 from service.faces import check_image_count
 
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,")
+_MEDIA_TYPE = "image/*"
+_IMAGE_READERS: WeakSet[Callable[..., Any]] = WeakSet()
 _MAX_PARTS = 1000
 _MAX_FIELDS = 100
 
@@ -65,7 +69,7 @@ def _image_bytes(value: Any, info: ValidationInfo) -> Any:
 ImageBytes = Annotated[
     bytes,
     BeforeValidator(_image_bytes),
-    WithJsonSchema({"type": "string", "contentEncoding": "base64", "contentMediaType": "image/*"}),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64", "contentMediaType": _MEDIA_TYPE}),
 ]
 """An image file: base64 text in JSON, a file part in a form."""
 
@@ -90,7 +94,14 @@ def body_of(model: type[BodyT], *, may_be_empty: bool = False) -> Callable[[Requ
         except ValidationError as error:
             raise RequestValidationError(error.errors(include_input=False, include_url=False)) from error
 
+    if _MEDIA_TYPE in json.dumps(model.model_json_schema()):
+        _IMAGE_READERS.add(read)
     return read
+
+
+def reads_images(dependency: Callable[..., Any]) -> bool:
+    """Whether it is a reader made by `body_of` whose body may hold images."""
+    return dependency in _IMAGE_READERS
 
 
 async def _read(request: Request, model: type[BodyT], may_be_empty: bool) -> BodyT:

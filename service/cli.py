@@ -1,12 +1,15 @@
 """The commands ``serve`` and ``keys``: parse, call, print. Heavy imports happen when a command runs."""
 
 import json
-import logging
+import re
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from facemargin.errors import ConfigError
 
 if TYPE_CHECKING:
     from service.context import Service
@@ -18,11 +21,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 ScopeOption = Annotated[
     list[str],
     typer.Option(
-        "--scope", help="What the key may do: embed, verify, read, write, enrol-embedding, admin. Repeatable."
+        "--scope", help="What the key may do: embed, verify, read, write, enrol-embedding, admin, metrics. Repeatable."
     ),
 ]
+KeyId = Annotated[str, typer.Argument(help="Id of the key, as `keys list` shows it (not the key itself).")]
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
-keys = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Make and revoke API keys.")
+keys = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Make, rotate and revoke API keys."
+)
 
 
 def serve(
@@ -40,12 +47,13 @@ def serve(
 ) -> None:
     """Serve a model over HTTP: embed, verify, enrol and search faces. Further settings: docs/service.md."""
     from service.app import create_app
+    from service.logs import configure
     from service.server import address_of, demand_key_beyond_loopback, listen, run
     from service.settings import read_settings
     from service.store.keys import key_state
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = read_settings(bundle=bundle, store=store, detector=detector)
+    configure(settings.log_format, settings.log_level)
     app = create_app(settings)
     service: Service = app.state.service
     with closing(service):
@@ -79,7 +87,7 @@ def _about_keys(total: int, active: int) -> str:
     if active:
         return f"keys: {active} valid; every request needs one"
     if total:
-        return "keys: all are revoked, so every request is refused; make one with `facemargin keys add`"
+        return "keys: none is valid any more, so every request is refused; make one with `facemargin keys add`"
     return "keys: none, so only this machine is answered; make one with `facemargin keys add`"
 
 
@@ -88,25 +96,34 @@ def add(
     store: StoreOption,
     scope: ScopeOption,
     label: Annotated[str, typer.Option(help="What the key is for, to tell it from others.")] = "",
+    collection: Annotated[
+        list[str] | None,
+        typer.Option("--collection", help="Limit the key to a collection, which need not exist yet. Repeatable."),
+    ] = None,
+    expires_in: Annotated[str | None, typer.Option(help="How long the key lives: 90d, 12h, 30m or 45s.")] = None,
+    requests_per_minute: Annotated[
+        int | None,
+        typer.Option(min=1, help="Limit of this key, instead of the service's FACEMARGIN_REQUESTS_PER_MINUTE."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a key and print it, once: only its hash is stored."""
-    from service.security import create_key, parse_scope
+    from service.security import check_names, create_key, parse_scope
     from service.store import Store
+    from service.store.keys import KeyLimits, known_key
 
     scopes = [parse_scope(name) for name in scope]
+    names = check_names(collection) if collection else None
+    end = None if expires_in is None else datetime.now(UTC) + _duration(expires_in)
     with Store(store) as opened, opened.write() as session:
-        key = create_key(session, label=label, scopes=scopes)
-    if as_json:
-        typer.echo(json.dumps({"id": key.split("_")[1], "key": key, "scopes": sorted(set(scopes)), "label": label}))
-        return
-    typer.echo(key)
-    typer.echo("Keep it now: it is not stored and cannot be shown again.", err=True)
+        key = create_key(session, label=label, scopes=scopes, limits=KeyLimits(names, end, requests_per_minute))
+        shown = _shown(known_key(session, key.split("_")[1]))
+    _print_new(key, shown, as_json)
 
 
 @keys.command("list")
 def list_keys(store: StoreOption, as_json: JsonOption = False) -> None:
-    """List the keys: id, scopes, label, when they were made and revoked."""
+    """List the keys: id, scopes, limits, label, when they were made and when they end or were revoked."""
     from service.store import Store
     from service.store.keys import keys as stored_keys
 
@@ -116,20 +133,33 @@ def list_keys(store: StoreOption, as_json: JsonOption = False) -> None:
         typer.echo(json.dumps({"keys": rows}))
         return
     for row in rows:
-        state = f"revoked {row['revoked_at']}" if row["revoked_at"] else "valid"
-        typer.echo(
-            f"{row['id']}  {','.join(row['scopes'])}  made {row['created_at']}  {state}  {row['label']}".rstrip()
-        )
+        typer.echo("  ".join(_columns(row)))
     if not rows:
         typer.echo("no keys: the service answers its own machine only", err=True)
 
 
-@keys.command("revoke")
-def revoke(
-    key_id: Annotated[str, typer.Argument(help="Id of the key, as `keys list` shows it (not the key itself).")],
+@keys.command("rotate")
+def rotate(
+    key_id: KeyId,
     store: StoreOption,
+    grace: Annotated[str, typer.Option(help="How long the old key stays valid beside the new one.")] = "24h",
     as_json: JsonOption = False,
 ) -> None:
+    """Make a key that may do what another one may, print it, once, and let the old one end after the grace."""
+    from service.security import rotate_key
+    from service.store import Store
+    from service.store.keys import known_key
+
+    with Store(store, create=False) as opened, opened.write() as session:
+        key = rotate_key(session, key_id, _duration(grace, least=0))
+        shown = _shown(known_key(session, key.split("_")[1])) | {"replaces": _shown(known_key(session, key_id))}
+    _print_new(key, shown, as_json)
+    if not as_json:
+        typer.echo(f"Key {key_id} ends {shown['replaces']['expires_at']}.", err=True)
+
+
+@keys.command("revoke")
+def revoke(key_id: KeyId, store: StoreOption, as_json: JsonOption = False) -> None:
     """Make a key invalid at once, also in a running service."""
     from service.store import Store
     from service.store.keys import revoke_key
@@ -144,6 +174,39 @@ def _shown(row: "ApiKeyRow") -> dict[str, Any]:
         "id": row.id,
         "scopes": row.scopes,
         "label": row.label,
+        "collections": row.collections,
+        "requests_per_minute": row.requests_per_minute,
         "created_at": row.created_at.isoformat(),
+        "expires_at": row.expires_at.isoformat() if row.expires_at else None,
         "revoked_at": row.revoked_at.isoformat() if row.revoked_at else None,
     }
+
+
+def _columns(row: dict[str, Any]) -> list[str]:
+    """A line of the list, without what the key does not have."""
+    state = "valid"
+    if row["revoked_at"]:
+        state = f"revoked {row['revoked_at']}"
+    elif row["expires_at"]:
+        over = datetime.fromisoformat(row["expires_at"]) <= datetime.now(UTC)
+        state = f"{'expired' if over else 'valid until'} {row['expires_at']}"
+    found = [row["id"], ",".join(row["scopes"])]
+    found += [f"only {','.join(row['collections'])}"] if row["collections"] is not None else []
+    found += [f"{row['requests_per_minute']} a minute"] if row["requests_per_minute"] is not None else []
+    found += [f"made {row['created_at']}", state]
+    return found + ([row["label"]] if row["label"] else [])
+
+
+def _print_new(key: str, shown: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"key": key} | shown))
+        return
+    typer.echo(key)
+    typer.echo("Keep it now: it is not stored and cannot be shown again.", err=True)
+
+
+def _duration(text: str, least: int = 1) -> timedelta:
+    found = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
+    if found is None or int(found[1]) < least:
+        raise ConfigError(f"'{text}' is no duration; write a whole number and s, m, h or d, as in 90d")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})

@@ -1,6 +1,6 @@
 """The wiring of routes: what they can ask for, as `Annotated` aliases."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Header, Path, Request
@@ -8,14 +8,15 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 
 from service.bodies import Body
 from service.context import Service
-from service.security import Principal, Scope, identify
+from service.current import asked_by
+from service.security import COLLECTION_NAME, Principal, Scope
 from service.writes import Once, fingerprint
 
 _bearer = HTTPBearer(auto_error=False, description="An API key made by `facemargin keys add`.")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key in a header of its own.")
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
@@ -23,49 +24,74 @@ def _service(request: Request) -> Service:
 ServiceDep = Annotated[Service, Depends(_service)]
 
 
-def _principal(
+async def _principal(
     request: Request,
     service: ServiceDep,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     header: Annotated[str | None, Depends(_header)],
 ) -> Principal:
-    with service.store.read() as session:
-        return identify(
-            session,
-            bearer.credentials if bearer is not None else header,
-            client=request.client.host if request.client is not None else None,
-            host=request.headers.get("Host"),
-            origin=request.headers.get("Origin"),
-        )
+    principal = service.gate.identify(
+        bearer.credentials if bearer is not None else header,
+        client=request.client.host if request.client is not None else None,
+        host=request.headers.get("Host"),
+        origin=request.headers.get("Origin"),
+    )
+    asked_by(principal.name)
+    allowance = service.gate.charge(principal)
+    if allowance is not None:
+        request.state.allowance = allowance  # the headers of the reply show it
+        allowance.demand()
+    return principal
 
 
-def allowed(*scopes: Scope) -> Callable[[Principal], Principal]:
-    """A dependency that lets a key with one of the scopes pass; any valid key where none is named."""
+Known = Annotated[Principal, Depends(_principal)]
 
-    def check(principal: Annotated[Principal, Depends(_principal)]) -> Principal:
-        if scopes:
-            principal.demand(*scopes)
+
+def allowed(*scopes: Scope) -> Callable[[Principal], Awaitable[Principal]]:
+    """A dependency that lets a key with one of the scopes pass."""
+
+    async def check(principal: Known) -> Principal:
+        principal.demand(*scopes)
         return principal
 
     return check
 
 
-AnyCaller = Annotated[Principal, Depends(allowed())]
+AnyCaller = Annotated[Principal, Depends(allowed(*(scope for scope in Scope if scope is not Scope.METRICS)))]
 Embedder = Annotated[Principal, Depends(allowed(Scope.EMBED))]
 Verifier = Annotated[Principal, Depends(allowed(Scope.VERIFY))]
 Reader = Annotated[Principal, Depends(allowed(Scope.READ))]
 PeopleWriter = Annotated[Principal, Depends(allowed(Scope.WRITE))]
 Enroller = Annotated[Principal, Depends(allowed(Scope.WRITE, Scope.ENROL_EMBEDDING))]
 Admin = Annotated[Principal, Depends(allowed(Scope.ADMIN))]
+MetricsReader = Annotated[Principal, Depends(allowed(Scope.METRICS))]
 
-CollectionName = Annotated[
+_Name = Annotated[
     str,
     Path(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        pattern=COLLECTION_NAME,
         description="Name of the collection: letters, digits, '.', '_', '-'; at most 63.",
         examples=["staff"],
     ),
 ]
+
+
+async def _entered(name: _Name, principal: Known) -> str:
+    principal.enter(name)
+    return name
+
+
+async def _to_be_made(name: _Name, principal: Known) -> str:
+    principal.make(name)
+    return name
+
+
+CollectionName = Annotated[str, Depends(_entered)]
+"""The collection of a path, which the key may touch; to a key limited to others it does not exist."""
+
+NewCollectionName = Annotated[str, Depends(_to_be_made)]
+"""The same where the route makes it."""
+
 PersonId = Annotated[str, Path(max_length=64, description="Id of the person.", examples=["p_4fz1k8m2q7w9x3c5"])]
 FaceId = Annotated[str, Path(max_length=64, description="Id of the face.", examples=["f_0a9s8d7f6g5h4j3k"])]
 
@@ -73,20 +99,7 @@ FaceId = Annotated[str, Path(max_length=64, description="Id of the face.", examp
 class Repeatable:
     """A write that its client may send again: by the header ``Idempotency-Key`` it is done once."""
 
-    def __init__(
-        self,
-        request: Request,
-        key: Annotated[
-            str | None,
-            Header(
-                alias="Idempotency-Key",
-                pattern=r"^[\x21-\x7e]{1,255}$",
-                description="Any text of up to 255 characters, new for each write. Sent again with the same request, "
-                "it gets the first answer again (with the header Idempotency-Replayed) and nothing is done twice.",
-                examples=["1f0c1b9e-2d5c-4a35-9a3e-6f0d3c0b7a11"],
-            ),
-        ] = None,
-    ) -> None:
+    def __init__(self, request: Request, key: str | None) -> None:
         self._request = request
         self._key = key
 
@@ -97,4 +110,20 @@ class Repeatable:
         return Once(caller.name, self._key, fingerprint(self._request.method, path, content) if self._key else b"")
 
 
-RepeatableDep = Annotated[Repeatable, Depends()]
+async def _repeatable(
+    request: Request,
+    key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            pattern=r"^[\x21-\x7e]{1,255}$",
+            description="Any text of up to 255 characters, new for each write. Sent again with the same request, "
+            "it gets the first answer again (with the header Idempotency-Replayed) and nothing is done twice.",
+            examples=["1f0c1b9e-2d5c-4a35-9a3e-6f0d3c0b7a11"],
+        ),
+    ] = None,
+) -> Repeatable:
+    return Repeatable(request, key)
+
+
+RepeatableDep = Annotated[Repeatable, Depends(_repeatable)]

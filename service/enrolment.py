@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from facemargin.errors import UnsupportedFmrError
+from facemargin.errors import ModelMismatchError, UnsupportedFmrError
 from facemargin.preprocessing import encode_png
 from facemargin.preprocessing.quality import Quality
 from service.bodies import Body
@@ -16,8 +18,9 @@ from service.gallery import Change, difference
 from service.probes import Probe
 from service.schemas import Part, PersonRef, QualityReply, TemplateReply
 from service.store import CollectionRow, PersonRow
-from service.store.faces import NewFace, add_face, people_by_row
+from service.store.faces import NewFace, add_face, add_template, people_by_row
 from service.store.people import collection, person
+from service.upgrades import models_of
 from service.writes import Reply
 
 _MOST_WARNINGS = 5
@@ -61,13 +64,17 @@ class Enrolment:
         collection: its name.
         person: public id.
         probe: the vector, and the face it was found in.
+        model: id of the model that the vector is by.
         source: ``image``, ``aligned`` or ``embedding``.
+        further: vectors by the other models that the collection has vectors of, by model id.
     """
 
     collection: str
     person: str
     probe: Probe
+    model: str
     source: str
+    further: dict[str, NDArray[np.float32]]
 
 
 def check_quality(quality: Quality, demanded: MinQuality) -> None:
@@ -105,12 +112,24 @@ def _failure(name: str, value: float | None, limit: float) -> dict[str, Any] | N
 
 
 def enrol(service: Service, session: Session, changes: list[Change], enrolment: Enrolment) -> Reply:
-    """Add a face to a person, in the transaction of the session."""
+    """Add a face to a person, in the transaction of the session.
+
+    Raises:
+        ModelMismatchError: the collection has moved to another model since the face was embedded.
+        NotFoundError: the collection or the person is gone.
+    """
     gallery = collection(session, enrolment.collection)
     who = person(session, gallery, enrolment.person)
+    if gallery.model != enrolment.model:
+        raise ModelMismatchError(
+            f"collection '{gallery.name}' left model {enrolment.model} while the face was embedded; send it again"
+        )
     before = service.gallery.entries(session, gallery, who)
     warnings = _resemblances(service, session, gallery, who, enrolment.probe)
     row = add_face(session, gallery, who, _new_face(service, gallery, enrolment))
+    for model in models_of(gallery)[1:]:
+        if model in enrolment.further:
+            add_template(session, gallery, who, row, model, enrolment.further[model])
     changes.append(difference(gallery, before, service.gallery.entries(session, gallery, who)))
     reply = EnrolledReply.of(row, who, gallery, resemblance_checked=warnings is not None, warnings=warnings or [])
     others = [warning.person.id for warning in reply.warnings]
@@ -143,7 +162,7 @@ def _resemblances(
     except (CalibrationMissingError, UnsupportedFmrError):
         return None
     hits = service.gallery.search(
-        gallery.id, probe.vector, threshold=criterion.threshold, limit=_MOST_WARNINGS, other_than=who.id
+        gallery, probe.vector, threshold=criterion.threshold, limit=_MOST_WARNINGS, other_than=who.id
     )
     others = people_by_row(session, [hit.person for hit in hits])
     return [

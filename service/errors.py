@@ -7,6 +7,8 @@
         ├── BadBodyError                a body that is empty, or neither JSON nor a form
         ├── UnsupportedMediaTypeError
         ├── BodyTooLargeError
+        ├── UploadTooSlowError
+        ├── HostNotAllowedError
         ├── InvalidBase64Error
         ├── InvalidEmbeddingError       wrong length, not finite, or without direction
         ├── TooManyImagesError
@@ -18,10 +20,14 @@
         ├── CalibrationMissingError
         ├── NotFoundError
         ├── NoTemplateError             a person without a face to compare with
+        ├── UpgradeStateError           an upgrade that does not fit where the collection stands
         ├── UnauthenticatedError
         ├── ForbiddenError
+        ├── OverloadedError             a request that would wait longer than the limit
+        ├── RateLimitedError            a key, or an address without one, that asks too often
         ├── IdempotencyMismatchError    an Idempotency-Key used again for another request
         ├── IdempotencyGoneError        a stored reply about something that was deleted since
+        ├── NotReadyError               a check of readiness fails
         └── StoreError                  a store that cannot be opened, or does not answer
 
 The library's `ModelMismatchError` is raised where vectors of two models meet.
@@ -55,6 +61,14 @@ class UnsupportedMediaTypeError(ServiceError):
 
 class BodyTooLargeError(ServiceError):
     """More bytes in the request body than the limit."""
+
+
+class UploadTooSlowError(ServiceError):
+    """A request body that comes too slowly, or takes too long in all."""
+
+
+class HostNotAllowedError(ServiceError):
+    """A request for another host name than those the service answers to."""
 
 
 class InvalidBase64Error(ServiceError):
@@ -101,6 +115,10 @@ class NoTemplateError(ServiceError):
     """A person without any enrolled face to compare with."""
 
 
+class UpgradeStateError(ServiceError):
+    """A step of an upgrade that does not fit where the collection stands."""
+
+
 class UnauthenticatedError(ServiceError):
     """No key, or one that is not valid (any more)."""
 
@@ -109,12 +127,24 @@ class ForbiddenError(ServiceError):
     """A valid key without the scope that the route demands."""
 
 
+class RateLimitedError(ServiceError):
+    """A key that asks more often than it may, or an address that keeps asking without a valid one."""
+
+
+class OverloadedError(ServiceError):
+    """A request that would wait longer than the limit before anybody works on it."""
+
+
 class IdempotencyMismatchError(ServiceError):
     """An Idempotency-Key that came before with another request."""
 
 
 class IdempotencyGoneError(ServiceError):
     """The reply to be repeated was about a person or a face that was deleted since."""
+
+
+class NotReadyError(ServiceError):
+    """The service cannot do all of its work; its checks say what."""
 
 
 class StoreError(ServiceError):

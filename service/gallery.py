@@ -1,45 +1,40 @@
 """The galleries in memory: a cache of the store that finds the nearest people.
 
-One index per collection, rebuilt from the store at start and changed only after a commit. Owns what an entry of the
-index is: with ``templates=best`` every face is an entry, and a person is as similar as the best of them; with ``mean``
-every person is one entry, the mean of the faces scaled to unit length.
+One shelf per collection, loaded from its snapshot and the store at start and changed only after a commit. Owns which
+shelf is searched, when it changes, and whether its snapshot is of use; what is in one, `service.shelf` knows.
+
+Searches and changes of one shelf do not wait for each other here, only for each other's moments in the index itself; a
+change that puts entries in the place of others (with ``templates=mean``, a further face) is alone for as long as it
+takes. A shelf that takes the place of another is finished beside it. What is taken down is zeroed, and whoever was
+searching it searches again.
 """
 
+import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import attrgetter
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from facemargin.errors import FacemarginError
-from facemargin.index import Index, ReadersWriterLock, make_index
+from facemargin.errors import ModelMismatchError, UnknownIdError
+from service.current import Stage
+from service.shelf import Draft, Entry, Shelf, ShelfMaker, Templates, Vector
+from service.snapshots import Snapshots
 from service.store import CollectionRow, PersonRow, Store
-from service.store.faces import templates_of_collection, templates_of_person
+from service.store.faces import templates_of_person
 from service.store.people import collections
 
 log = logging.getLogger("facemargin.service")
 
-Templates = Literal["best", "mean"]
-Vector = NDArray[np.float32]
-
-_SMALLEST_MEAN = 1e-3
 _FIRST_K = 64
-_FAILURES = (MemoryError, RuntimeError, FacemarginError)
-"""What an index may raise: no memory, an exception of faiss, or a refusal."""
-
-
-class Entry(NamedTuple):
-    """One vector of an index: its id (a row number of the store), whose it is, and the vector."""
-
-    id: int
-    person: int
-    vector: Vector
+_SAVE_AGAIN = 0.1
+"""Share of a collection that may be younger than its snapshot before it is written again."""
+_LONGEST_SWAP_S = 2.0
+"""How long a search waits for the shelf of a model that its collection was bound to a moment ago."""
 
 
 class Hit(NamedTuple):
@@ -52,32 +47,34 @@ class Hit(NamedTuple):
 
 @dataclass
 class Change:
-    """What a committed write means for one collection's index."""
+    """What a committed write means for one collection's index.
+
+    Attributes:
+        collection: row number.
+        model: id of the model of its vectors.
+        dim: their length.
+        remove: ids of entries that go.
+        add: entries that come.
+        drop: the collection is gone.
+        shelf: it is another model's from now on, and this is its index.
+        drops_others: vectors by other models were dropped.
+        sequence: the collection's after the write.
+    """
 
     collection: int
+    model: str
     dim: int
     remove: list[int] = field(default_factory=list)
     add: list[Entry] = field(default_factory=list)
     drop: bool = False
+    shelf: Shelf | None = None
+    drops_others: bool = False
+    sequence: int = 0
 
-
-@dataclass
-class _Shelf:
-    """The index of one collection, and whose each entry is."""
-
-    index: Index
-    people: dict[int, int]
-
-    def put(self, entries: Sequence[Entry]) -> None:
-        if entries:
-            self.index.add(np.array([e.id for e in entries], dtype=np.int64), np.stack([e.vector for e in entries]))
-            self.people |= {entry.id: entry.person for entry in entries}
-
-    def take(self, ids: Sequence[int]) -> None:
-        if ids:
-            self.index.remove(np.array(ids, dtype=np.int64))
-            for number in ids:
-                del self.people[number]
+    @property
+    def takes_away(self) -> bool:
+        """Whether something that the index held before must not be found, or written, any more."""
+        return bool(self.remove) or self.drop or self.shelf is not None
 
 
 class Gallery:
@@ -91,113 +88,243 @@ class Gallery:
         stale: row numbers of the collections whose index is apart from the store.
     """
 
-    def __init__(self, *, index: str, templates: Templates) -> None:
-        self._kind = index
+    def __init__(self, *, index: str, templates: Templates, snapshots: Snapshots | None = None) -> None:
         self.templates = templates
         self.stale: set[int] = set()
-        self._shelves: dict[int, _Shelf] = {}
-        self._lock = ReadersWriterLock()
+        self._maker = ShelfMaker(index=index, templates=templates, snapshots=snapshots)
+        self._snapshots = snapshots
+        self._shelves: dict[int, Shelf] = {}
+        self._swapped = threading.Condition()  # and the lock of the dictionary, never held for longer than it takes
+        self._dropped: Counter[int] = Counter()
 
     def load(self, store: Store) -> None:
-        """Rebuild every index from the store."""
-        with store.read() as session, self._lock.write():
-            self._shelves = {row.id: self._built(session, row) for row in collections(session)}
+        """Load every index, from its snapshot where there is a good one."""
+        with store.read() as session:
+            shelves = {row.id: self._maker.loaded(session, row) for row in collections(session)}
+            with self._swapped:
+                self._shelves = shelves
+            if self._snapshots is not None:
+                self._snapshots.sweep(session)
 
     def size(self, collection: int) -> int:
         """Number of vectors that a search of the collection compares with."""
-        with self._lock.read():
-            shelf = self._shelves.get(collection)
-            return len(shelf.index) if shelf is not None else 0
+        shelf = self._shelf(collection)
+        return len(shelf.index) if shelf is not None else 0
+
+    @property
+    def total(self) -> int:
+        """Number of vectors in all indexes."""
+        with self._swapped:
+            return sum(len(shelf.index) for shelf in self._shelves.values())
 
     def search(
-        self, collection: int, query: Vector, *, threshold: float, limit: int, other_than: int | None = None
+        self,
+        gallery: CollectionRow,
+        query: Vector,
+        *,
+        threshold: float,
+        limit: int,
+        other_than: int | None = None,
     ) -> list[Hit]:
         """The nearest people at or above the threshold, the nearest first, each once.
 
         Args:
-            collection: row number.
+            gallery: the collection, as it was when the query was embedded by its model.
             query: (D,) of unit length.
             threshold: least cosine.
             limit: most people.
             other_than: row number of a person to leave out.
+
+        Raises:
+            ModelMismatchError: the collection has moved to another model since.
         """
-        with self._lock.read():
-            shelf = self._shelves.get(collection)
-            if shelf is None or not len(shelf.index):
-                return []
-            k = min(len(shelf.index), max(_FIRST_K, 2 * limit))
+        with Stage("search"):
             while True:
-                hits, complete = _best_per_person(shelf, query, k, threshold, other_than)
-                if complete or len(hits) >= limit:
-                    return hits[:limit]
-                k = min(len(shelf.index), 8 * k)
+                shelf = self._shelf_to_search(gallery)
+                hits = [] if shelf is None else _nearest(shelf, query, threshold, limit, other_than)
+                if self._shelf(gallery.id) is shelf:  # else it may have been zeroed while it was searched
+                    return hits
+
+    def _shelf(self, collection: int) -> Shelf | None:
+        with self._swapped:
+            return self._shelves.get(collection)
+
+    def _shelf_to_search(self, gallery: CollectionRow) -> Shelf | None:
+        """The shelf of a collection; where its move to another model was committed just now, as soon as it is there."""
+        with self._swapped:
+            self._swapped.wait_for(lambda: not self._is_behind(gallery), _LONGEST_SWAP_S)
+            shelf = self._shelves.get(gallery.id)
+        if shelf is not None and shelf.model != gallery.model:
+            raise ModelMismatchError(
+                f"collection '{gallery.name}' is searched by model {shelf.model}, and the vector to look for is by "
+                f"{gallery.model}; send the request again"
+            )
+        return shelf
+
+    def _is_behind(self, gallery: CollectionRow) -> bool:
+        shelf = self._shelves.get(gallery.id)
+        return shelf is not None and shelf.model != gallery.model and shelf.sequence < gallery.sequence
 
     def follow(self, store: Store, changes: Sequence[Change]) -> None:
-        """Take over what was committed; an index that fails at that is rebuilt, at the latest after another write.
+        """Take over what was committed; an index that fails at that is rebuilt, at the latest by the housekeeping.
 
         Never raises what an index or the store does: the write is on the disk and must be answered.
         """
+        self._dropped.update(change.collection for change in changes if change.drops_others)
         try:
             self.apply(changes)
-        except _FAILURES:
+        except Exception:  # whatever it was: the store is right and the index is not
             log.exception("an index did not take a write; it is rebuilt from the store")
             self.stale |= {change.collection for change in changes}
+        self._forget_snapshots(_taken_from(changes))  # one begun before the index followed holds what was taken away
         if not self.stale:
             return
         try:
-            self._rebuild(store)
-        except (*_FAILURES, SQLAlchemyError):
+            self.repair(store)
+        except Exception:  # likewise
             log.exception("an index could not be rebuilt; the service is not ready")
 
-    def _rebuild(self, store: Store) -> None:
-        with store.read() as session, self._lock.write():
+    def _forget_snapshots(self, numbers: set[int]) -> None:
+        if self._snapshots is None or not numbers:
+            return
+        self._snapshots.forget(numbers)
+        with self._swapped:
+            for number in numbers & self._shelves.keys():
+                self._shelves[number].saved = None
+
+    def repair(self, store: Store) -> None:
+        """Rebuild what is apart from the store, beside the searches; no write may happen meanwhile.
+
+        Raises:
+            Exception: it cannot be rebuilt yet; an index and the store have many words for that.
+        """
+        with store.read() as session:
             for number in sorted(self.stale):
                 row = session.get(CollectionRow, number)
-                if row is not None:
-                    self._shelves[number] = self._built(session, row)
-                else:
-                    self._shelves.pop(number, None)
+                self._swap(number, self._maker.built(session, row) if row is not None else None)
                 self.stale.discard(number)
 
-    def apply(self, changes: Iterable[Change]) -> None:
-        """Take over what was committed; searches see all of it or nothing."""
-        with self._lock.write():
-            for change in changes:
-                if change.drop:
-                    self._shelves.pop(change.collection, None)
-                    continue
-                shelf = self._shelves.setdefault(change.collection, self._empty(change.dim))
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Take over what was committed. No search misses what one change takes out and puts back otherwise."""
+        for change in changes:
+            if change.drop or change.shelf is not None:
+                if change.shelf is not None:
+                    change.shelf.sequence = change.sequence
+                self._swap(change.collection, change.shelf)
+                continue
+            shelf = self._shelf(change.collection)
+            if shelf is None:
+                shelf = self._maker.empty(change.model, change.dim)
+                self._swap(change.collection, shelf)
+            with shelf.replacing.write() if change.remove and change.add else contextlib.nullcontext():
                 shelf.take(change.remove)
                 shelf.put(change.add)
+            shelf.sequence = change.sequence
+
+    def _swap(self, collection: int, shelf: Shelf | None) -> None:
+        """Have another shelf searched, or none; the one before is zeroed."""
+        with self._swapped:
+            before = self._shelves.pop(collection, None)
+            if shelf is not None:
+                self._shelves[collection] = shelf
+            self._swapped.notify_all()
+        if before is not None:
+            _wipe(before)
+
+    def draft(self, store: Store, wanted: Callable[[Session], CollectionRow | None]) -> "Drafted | None":
+        """Build the shelf of a collection beside everything; hand it to `shelf_for`, and to `discard` in any case.
+
+        Args:
+            store: to read.
+            wanted: which, with the model whose vectors it shall hold; None for nothing.
+        """
+        dropped = Counter(self._dropped)  # counted before the session sees its state
+        with store.read() as session:
+            row = wanted(session)
+            return None if row is None else Drafted(row, dropped[row.id], self._maker.drafted(session, row))
+
+    def shelf_for(self, session: Session, gallery: CollectionRow, drafted: "Drafted | None") -> Shelf:
+        """The shelf of a collection as a write leaves it: a draft brought up to date, or built in the write's turn."""
+        if drafted is None or (drafted.row.id, drafted.row.model) != (gallery.id, gallery.model):
+            return self._maker.built(session, gallery)
+        if drafted.dropped != self._dropped[gallery.id]:  # the same faces may have other vectors by the same model now
+            return self._maker.built(session, gallery)
+        return self._maker.brought_up(session, gallery, drafted.draft)
+
+    def discard(self, drafted: "Drafted") -> None:
+        """Zero a draft that nobody searches."""
+        if self._shelf(drafted.row.id) is not drafted.draft.shelf:
+            _wipe(drafted.draft.shelf)
+
+    def withdraw(self, session: Session, changes: Iterable[Change]) -> None:
+        """Make snapshots useless that hold what a write takes away, in its transaction."""
+        if self._snapshots is not None:
+            self._snapshots.withdraw(session, _taken_from(changes))
+
+    def unsaved(self, least: int) -> list[int]:
+        """Collections of at least so many entries whose snapshot is missing, or far behind."""
+        with self._swapped:
+            fresh = {number: shelf for number, shelf in self._shelves.items() if number not in self.stale}
+        return [number for number, shelf in fresh.items() if _due(shelf, least)]
+
+    def save(self, store: Store, collection: int) -> bool:
+        """Write the snapshot of a collection, beside searches and writes; whether it was written.
+
+        Raises:
+            OSError, SQLAlchemyError: the disk or the store does not take it.
+        """
+        if self._snapshots is None:
+            return False
+        times = self._snapshots.times_withdrawn(collection)  # first, so that what is taken away from here on counts
+        if collection in self.stale or (shelf := self._shelf(collection)) is None:
+            return False
+        listed = shelf.listed()
+        label = self._maker.label_of(collection, shelf, listed)
+        saved = None
+        try:
+            if self._snapshots.write(store, label, lambda rows: shelf.blocks(listed, rows), times):
+                saved = label.count
+        except UnknownIdError:  # somebody was deleted while it was written
+            pass
+        finally:
+            with self._swapped:  # somebody may have been deleted since
+                shelf.saved = saved if self._snapshots.has(collection) else None
+        return shelf.saved is not None
 
     def entries(self, session: Session, gallery: CollectionRow, person: PersonRow) -> list[Entry]:
         """What the index of a collection holds, or shall hold, of a person."""
         found = templates_of_person(session, gallery, person)
-        return self._entries(person.id, [(template.face, template.vector) for template in found])
-
-    def _entries(self, person: int, vectors: Sequence[tuple[int, Vector]]) -> list[Entry]:
-        if self.templates == "best" or not vectors:
-            return [Entry(face, person, vector) for face, vector in vectors]
-        return [Entry(person, person, unit_mean([vector for _, vector in vectors]))]
-
-    def _built(self, session: Session, row: CollectionRow) -> _Shelf:
-        shelf = self._empty(row.dim)
-        shelf.put(list(self._stored(session, row)))
-        return shelf
-
-    def _stored(self, session: Session, row: CollectionRow) -> Iterator[Entry]:
-        for person, group in groupby(templates_of_collection(session, row), key=attrgetter("person")):
-            yield from self._entries(person, [(template.face, template.vector) for template in group])
-
-    def _empty(self, dim: int) -> _Shelf:
-        return _Shelf(make_index(self._kind, dim), {})
+        return self._maker.entries(person.id, [(template.face, template.vector) for template in found])
 
 
-def unit_mean(vectors: Sequence[Vector]) -> Vector:
-    """The mean of unit vectors at unit length; the first of them where they cancel out."""
-    mean = np.mean(vectors, axis=0, dtype=np.float64)
-    norm = float(np.linalg.norm(mean))
-    return vectors[0] if norm < _SMALLEST_MEAN else np.asarray(mean / norm, dtype=np.float32)
+class Drafted(NamedTuple):
+    """A shelf built beside the writes.
+
+    Attributes:
+        row: of which collection and model.
+        dropped: how often vectors by other models had been dropped from it before.
+        draft: the shelf.
+    """
+
+    row: CollectionRow
+    dropped: int
+    draft: Draft
+
+
+def _wipe(shelf: Shelf) -> None:
+    try:
+        shelf.wipe()
+    except Exception:  # likewise
+        log.exception("an index that was taken down could not be zeroed")
+
+
+def _due(shelf: Shelf, least: int) -> bool:
+    size = len(shelf.index)
+    return size >= least and (shelf.saved is None or size - shelf.saved > _SAVE_AGAIN * size)
+
+
+def _taken_from(changes: Iterable[Change]) -> set[int]:
+    return {change.collection for change in changes if change.takes_away}
 
 
 def difference(collection: CollectionRow, before: Sequence[Entry], after: Sequence[Entry]) -> Change:
@@ -206,6 +333,7 @@ def difference(collection: CollectionRow, before: Sequence[Entry], after: Sequen
     kept = {entry.id for entry in before if entry.id in later and _same(entry, later[entry.id])}
     return Change(
         collection.id,
+        collection.model,
         collection.dim,
         remove=[entry.id for entry in before if entry.id not in kept],
         add=[entry for entry in after if entry.id not in kept],
@@ -216,8 +344,19 @@ def _same(one: Entry, other: Entry) -> bool:
     return bool(np.array_equal(one.vector, other.vector))
 
 
+def _nearest(shelf: Shelf, query: Vector, threshold: float, limit: int, other_than: int | None) -> list[Hit]:
+    k = max(_FIRST_K, 2 * limit)
+    with shelf.replacing.read():
+        while size := len(shelf.index):
+            hits, complete = _best_per_person(shelf, query, min(k, size), threshold, other_than)
+            if complete or len(hits) >= limit:
+                return hits[:limit]
+            k = 8 * min(k, size)
+    return []
+
+
 def _best_per_person(
-    shelf: _Shelf, query: Vector, k: int, threshold: float, other_than: int | None
+    shelf: Shelf, query: Vector, k: int, threshold: float, other_than: int | None
 ) -> tuple[list[Hit], bool]:
     """The people among the k nearest entries, and whether more entries could bring more people."""
     similarities, ids = shelf.index.search(query[None, :], k)
@@ -225,7 +364,7 @@ def _best_per_person(
     for similarity, entry in zip(similarities[0].tolist(), ids[0].tolist(), strict=True):
         if similarity < threshold:
             return list(hits.values()), True
-        person = shelf.people[entry]
-        if person != other_than:
+        person = shelf.people.get(entry)
+        if person is not None and person != other_than:
             hits.setdefault(person, Hit(person, entry, similarity))
-    return list(hits.values()), k == len(shelf.index)
+    return list(hits.values()), k >= len(shelf.index)

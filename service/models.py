@@ -28,7 +28,7 @@ class Model:
     @property
     def id(self) -> str:
         """Names the embedding space."""
-        return self.bundle.model_id
+        return self.embedder.model_id
 
     @property
     def dim(self) -> int:
@@ -113,4 +113,4 @@ def load_models(settings: Settings) -> Models:
 
 def _loaded(bundle: Bundle, settings: Settings) -> Model:
     decisions = Decisions(bundle.manifest.calibration, extrapolate=settings.extrapolate)
-    return Model(bundle, Embedder(bundle, threads=settings.onnx_threads), decisions)
+    return Model(bundle, Embedder(bundle, threads=settings.onnx_threads, provider=settings.onnx_provider), decisions)

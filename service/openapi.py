@@ -10,9 +10,9 @@ from facemargin import __version__
 from service.bodies import Body
 from service.problems import ALL_PROBLEMS, MEDIA_TYPE, TYPE_PREFIX
 
-ALWAYS = ("invalid-request", "internal-error", "store-unavailable")
-KEYED = ("unauthenticated", "forbidden")
-BODY = ("bad-body", "invalid-json", "unsupported-media-type", "body-too-large")
+ALWAYS = ("host-not-allowed", "invalid-request", "internal-error", "store-unavailable")
+KEYED = ("unauthenticated", "forbidden", "rate-limited")
+BODY = ("bad-body", "invalid-json", "unsupported-media-type", "body-too-large", "upload-too-slow")
 IMAGE = (
     "invalid-base64",
     "empty-image",
@@ -23,6 +23,7 @@ IMAGE = (
     "not-a-crop",
     "detector-missing",
     "model-failure",
+    "overloaded",
 )
 ONE_FACE = ("no-face", "several-faces")
 REPEATABLE = ("idempotency-mismatch", "idempotency-gone")
@@ -36,6 +37,13 @@ screen or a mask held before a camera.
 Images come as multipart files or as base64 in JSON, never by URL. Every reply names its model in the header
 `Facemargin-Model`. Errors are RFC 9457 problem details; their `type` is stable.
 """
+
+_RECEIPT = {
+    "description": "Number and digest of the audit record of the deletion: `facemargin audit verify --receipt` proves "
+    "later that the record, and all before it, is still in the log. Absent where no person or "
+    "face was erased, and where the answer is repeated and its collection was deleted since.",
+    "schema": {"type": "string", "pattern": "^[0-9]+-[0-9a-f]{64}$"},
+}
 
 EXAMPLE_MODEL = "4f0d6ab1c2e93857"
 EXAMPLE_IMAGE = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgGBgcGBQgHBwcJCQgK..."
@@ -80,11 +88,13 @@ def documented(
         example: of the reply.
         body: what it reads, from JSON or a form.
         body_example: of the JSON body.
-        status: of the reply.
+        status: of the reply; 204 is a deletion and answered with its receipt.
         more_status: other statuses of success, with their description and model; the example is theirs too.
     """
     all_slugs = ALWAYS + (BODY if body is not None else ()) + slugs
     responses: dict[int | str, dict[str, Any]] = _problem_responses(all_slugs)
+    if status == 204:
+        responses[status] = {"description": "Deleted", "headers": {"Facemargin-Receipt": _RECEIPT}}
     if example is not None:
         content = {"content": {"application/json": {"example": example}}}
         responses[status] = content

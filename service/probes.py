@@ -66,14 +66,25 @@ async def probe_of(service: Service, body: ProbeBody, gallery: CollectionRow) ->
         InvalidEmbeddingError: the embedding cannot be used.
         RejectedImageError, DetectorMissingError: the image cannot be used.
     """
+    if body.embedding is None:
+        return await probe_by(service, model_of(service, gallery, body.model), body)
+    if body.model != gallery.model:
+        raise ModelMismatchError(
+            f"the embedding comes from model {body.model}; "
+            f"collection '{gallery.name}' is bound to model {gallery.model}"
+        )
+    return Probe(unit_embedding(body.embedding, gallery.dim), None)
+
+
+async def probe_by(service: Service, model: Model, body: ProbeBody) -> Probe:
+    """The vector of a face by a loaded model.
+
+    Raises:
+        InvalidEmbeddingError: the embedding cannot be used.
+        RejectedImageError, DetectorMissingError: the image cannot be used.
+    """
     if body.embedding is not None:
-        if body.model != gallery.model:
-            raise ModelMismatchError(
-                f"the embedding comes from model {body.model}; "
-                f"collection '{gallery.name}' is bound to model {gallery.model}"
-            )
-        return Probe(unit_embedding(body.embedding, gallery.dim), None)
-    model = model_of(service, gallery, body.model)
+        return Probe(unit_embedding(body.embedding, model.dim), None)
     images = await service.engine.embed({"image": body.image or b""}, model=model, aligned=body.aligned, face=body.face)
     face = images["image"].faces[0]
     return Probe(face.embedding, face)

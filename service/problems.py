@@ -19,11 +19,14 @@ from starlette.requests import ClientDisconnect
 
 from facemargin import errors as library
 from service import errors
+from service.current import refused_with
 
 log = logging.getLogger("facemargin.service")
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:facemargin:problem:"
+RETRY_AFTER_S = 5
+"""When a store that takes no writes is worth asking again: housekeeping tries it as often."""
 _MOST_COMPLAINTS = 20
 _LONGEST_FIELD = 200
 
@@ -54,6 +57,8 @@ PROBLEMS: dict[type[Exception], Problem] = {
         "unsupported-media-type", 415, "The request body has a type not taken here"
     ),
     errors.BodyTooLargeError: Problem("body-too-large", 413, "The request body is too large"),
+    errors.UploadTooSlowError: Problem("upload-too-slow", 408, "The request body comes too slowly"),
+    errors.HostNotAllowedError: Problem("host-not-allowed", 421, "The service does not answer to this host name"),
     errors.InvalidBase64Error: Problem("invalid-base64", 422, "An image is not valid base64"),
     errors.TooManyImagesError: Problem("too-many-images", 422, "Too many images in one request"),
     ClientDisconnect: Problem("client-disconnected", 400, "The client left before the request was complete"),
@@ -77,6 +82,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     errors.CalibrationMissingError: Problem("calibration-missing", 422, "The model has no calibration"),
     errors.DetectorMissingError: Problem("detector-missing", 503, "The service has no face detector"),
     library.BundleError: Problem("model-failure", 500, "The model failed"),
+    errors.UpgradeStateError: Problem("upgrade-state", 409, "The upgrade does not fit where the collection stands"),
     # the store
     errors.NotFoundError: Problem("not-found", 404, "There is no such thing"),
     errors.NoTemplateError: Problem("no-template", 409, "The person has no enrolled face"),
@@ -85,11 +91,14 @@ PROBLEMS: dict[type[Exception], Problem] = {
     ),
     errors.IdempotencyGoneError: Problem("idempotency-gone", 410, "What the first reply spoke of was deleted since"),
     errors.StoreError: Problem("store-unavailable", 503, "The store does not answer"),
+    errors.NotReadyError: Problem("not-ready", 503, "The service is not ready"),
     OperationalError: Problem("store-unavailable", 503, "The store does not answer"),
     PoolTimeoutError: Problem("store-unavailable", 503, "The store does not answer"),
     # who may
     errors.UnauthenticatedError: Problem("unauthenticated", 401, "A valid API key is needed"),
     errors.ForbiddenError: Problem("forbidden", 403, "The API key does not allow this"),
+    errors.RateLimitedError: Problem("rate-limited", 429, "Too many requests"),
+    errors.OverloadedError: Problem("overloaded", 429, "The service is busy"),
 }
 
 HTTP_PROBLEMS: dict[int, Problem] = {
@@ -100,6 +109,9 @@ HTTP_PROBLEMS: dict[int, Problem] = {
 ALL_PROBLEMS: dict[str, Problem] = {
     problem.slug: problem for problem in (*PROBLEMS.values(), *HTTP_PROBLEMS.values(), INVALID, INVALID_JSON, INTERNAL)
 }
+
+_BODY_UNREAD = (408, 413)
+"""Statuses after which the rest of the body is not waited for."""
 
 _OPAQUE = (OperationalError, PoolTimeoutError)
 """Errors whose own words show statements or files."""
@@ -126,7 +138,7 @@ def describe(error: Exception) -> dict[str, Any]:
     if isinstance(error, ClientDisconnect):
         return problem_body(problem, "the connection was closed early")
     if isinstance(error, _OPAQUE):
-        return problem_body(problem, "the database is locked, full or gone; try again later")
+        return problem_body(problem, "the database is locked, full or gone; try again later", retry_after=RETRY_AFTER_S)
     return problem_body(problem, str(error), **_members(error))
 
 
@@ -135,6 +147,8 @@ def _members(error: BaseException | None) -> dict[str, Any]:
     match error:
         case errors.RejectedImageError():
             return _members(error.__cause__) | error.members
+        case errors.StoreError():
+            return {"retry_after": RETRY_AFTER_S} | error.members
         case errors.ServiceError():
             return error.members
         case library.FaceCountError():
@@ -160,9 +174,14 @@ def _field(place: Sequence[int | str]) -> str:
 
 
 def reply(body: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:
-    """The response of a problem."""
+    """The response of a problem; its member ``retry_after`` (seconds) is the header ``Retry-After`` too."""
+    refused_with(body["type"].removeprefix(TYPE_PREFIX))
     if body["status"] == 401:
         headers = {"WWW-Authenticate": 'Bearer realm="facemargin"'} | (headers or {})
+    if body["status"] in _BODY_UNREAD:
+        headers = {"Connection": "close"} | (headers or {})
+    if "retry_after" in body:
+        headers = {"Retry-After": str(body["retry_after"])} | (headers or {})
     return JSONResponse(body, status_code=body["status"], media_type=MEDIA_TYPE, headers=headers)
 
 

@@ -6,6 +6,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from facemargin.preprocessing.quality import Quality
+from service.current import answered_by
 from service.faces import EmbeddedFace
 from service.store import CollectionRow, FaceRow, PersonRow
 
@@ -13,9 +14,14 @@ MODEL_ID = "Id of the model. Embeddings of two models cannot be compared."
 
 
 class Part(BaseModel):
-    """Base of replies."""
+    """Base of replies; the last one made that names a model makes it the one of the header ``Facemargin-Model``."""
 
     model_config = ConfigDict(frozen=True)
+
+    def model_post_init(self, _: Any) -> None:
+        """Tell the request which model answers it."""
+        if isinstance(model := self.__dict__.get("model"), str):
+            answered_by(model)
 
 
 class BoxReply(Part):

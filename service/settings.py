@@ -9,6 +9,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from facemargin.errors import ConfigError
 from facemargin.index import INDEXES
 from facemargin.preprocessing import ImageLimits
+from service.logs import LogFormat, LogLevel
+from service.security import COLLECTION_NAME
 
 ENV_PREFIX = "FACEMARGIN_"
 MEBIBYTE = 1024 * 1024
@@ -31,7 +33,10 @@ class Settings(BaseSettings):
     detector: Path | None = Field(
         default=None, description="YuNet's ONNX file; without it, the one that `facemargin models pull yunet` fetched."
     )
-    index: str = Field(default="faiss", description="How galleries are searched: `faiss` or `exact`.")
+    index: str = Field(
+        default="segmented",
+        description="How galleries are searched: `segmented` (compressed when large), or all exact: `faiss`, `exact`.",
+    )
     templates: Literal["best", "mean"] = Field(
         default="best",
         description="How a person with several templates is compared: by the best one, or by their mean.",
@@ -48,18 +53,81 @@ class Settings(BaseSettings):
     )
     detector_score: float = Field(default=0.6, gt=0, lt=1, description="Lowest score of a face that is detected.")
     max_body_bytes: int = Field(default=32 * MEBIBYTE, ge=1024, description="Largest request body.")
+    upload_seconds: float = Field(default=120.0, gt=0, description="Longest time that a request body may take to come.")
+    upload_bytes_per_second: int = Field(
+        default=4096, ge=0, description="Least speed of a request body after its first seconds; 0: any."
+    )
+    head_seconds: float = Field(
+        default=10.0, gt=0, description="Longest time that the head of a request may take to come."
+    )
+    max_connections: int = Field(default=512, ge=1, description="Most connections at a time.")
+    requests_per_minute: int = Field(
+        default=6000, ge=0, description="Requests a minute of a key without a limit of its own; 0: no limit."
+    )
+    refusals_per_minute: int = Field(
+        default=60,
+        ge=0,
+        description="Requests a minute without a valid key that an address gets a 401 for, then 429; 0: no limit.",
+    )
+    allowed_hosts: list[str] = Field(
+        default=[], description="Host names that are answered to, as a JSON list; this machine's own always are."
+    )
+    hsts: bool = Field(
+        default=False, description="Tell browsers to use https only (Strict-Transport-Security); behind TLS alone."
+    )
     max_image_bytes: int = Field(default=10 * MEBIBYTE, ge=64, description="Largest image file.")
     max_image_side: int = Field(default=8192, ge=16, description="Longest side of an image, in pixels.")
     max_image_pixels: int = Field(default=40_000_000, ge=256, description="Most pixels of an image.")
     max_images: int = Field(default=16, ge=1, le=1000, description="Most images in one request.")
     max_faces: int = Field(default=50, ge=1, description="Most faces in one image.")
     inference_threads: int = Field(
-        default=2, ge=1, le=256, description="Requests that decode, detect and embed at a time."
+        default=0, ge=0, le=256, description="Requests that decode and detect at a time; 0: one for each core."
     )
     onnx_threads: int = Field(
-        default=0, ge=0, le=256, description="Threads of ONNX Runtime per inference; 0: its choice."
+        default=1,
+        ge=0,
+        le=256,
+        description="Threads of ONNX Runtime for a batch; as many batches run at a time as there are cores for; 0: all "
+        "cores for one batch.",
+    )
+    onnx_provider: Literal["cpu", "cuda"] = Field(
+        default="cpu", description="Where models run; `cuda` needs the package onnxruntime-gpu."
+    )
+    max_batch: int = Field(
+        default=0, ge=0, le=256, description="Most crops in a batch; 0: measured at start, the largest that pays."
+    )
+    max_wait_ms: int = Field(
+        default=2000,
+        ge=1,
+        description="Longest wait of a request with images; one that would wait longer is refused with 429.",
     )
     idempotency_hours: float = Field(default=24.0, gt=0, description="How long replies to an Idempotency-Key are kept.")
+    erasure_ledger: Path | None = Field(
+        default=None,
+        description="A file, on another disk than the store, that every erasure is recorded in too, for `restore`.",
+    )
+    housekeeping_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        le=30,
+        description="Time between two rounds of housekeeping: who has expired is erased, what failed is tried again.",
+    )
+    snapshot_faces: int = Field(
+        default=20_000, ge=1, description="Least templates of a collection whose index has a snapshot on the disk."
+    )
+    snapshot_seconds: float = Field(default=60.0, gt=0, description="Least time between two snapshots.")
+    compreface_collection: str = Field(
+        default="compreface",
+        pattern=COLLECTION_NAME,
+        description="Collection of the CompreFace-compatible API for keys that are not limited to exactly one.",
+    )
+    min_free_bytes: int = Field(
+        default=16 * MEBIBYTE, ge=0, description="Least room on the disk of the store for the service to be ready."
+    )
+    log_format: LogFormat = Field(
+        default="auto", description="Form of the log: `json`, `text`, or `auto`: text at a terminal, JSON otherwise."
+    )
+    log_level: LogLevel = Field(default="info", description="Least level of the log.")
     docs: bool = Field(
         default=False,
         description="Serve Swagger UI at /docs; its scripts come from a public network, so off by default.",

@@ -4,24 +4,32 @@ Owns the order. A write is acknowledged when it is on the disk; the galleries fo
 an Idempotency-Key once answered is kept in the same transaction, so no crash can come between a write and its record.
 """
 
+import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from anyio import CapacityLimiter
 from sqlalchemy.orm import Session
 
-from service.errors import IdempotencyGoneError, IdempotencyMismatchError
+from service.current import Stage
+from service.errors import IdempotencyGoneError, IdempotencyMismatchError, StoreError
 from service.gallery import Change, Gallery
+from service.ledger import Ledger
 from service.store import CollectionRow, ReplyRow, Store
-from service.store.replies import drop_old_replies, find_reply, keep_reply
+from service.store.replies import drop_old_replies, find_reply, has_old_replies, keep_reply
 from service.store.tables import now
 from service.store.vault import seal, unseal, vault_of
 
 _REPLY = "stored reply"
+_RECEIPT = "receipt"
+_LONGEST_TURN_S = 30.0
+_PATIENCE_MS = 1000
+_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class Reply:
         collection: name of the one that it speaks of.
         mentions: public ids of the people and faces that it speaks of; when one of them is deleted, it is forgotten.
         replayed: whether it was given before.
+        receipt: of a deletion: number and digest of its audit record.
+        overwrites: whether personal data were overwritten, so that the old bytes must leave the files.
     """
 
     status: int
@@ -56,6 +66,8 @@ class Reply:
     collection: str | None = None
     mentions: tuple[str, ...] = ()
     replayed: bool = False
+    receipt: str | None = None
+    overwrites: bool = False
 
 
 Work = Callable[[Session, list[Change]], Reply]
@@ -69,13 +81,19 @@ class Writer:
         store: where they go.
         gallery: what follows them.
         keep_hours: how long answers to Idempotency-Keys are kept.
+        ledger: takes a copy of each erasure's record before the erasure is answered.
+
+    Attributes:
+        threads: those in which writes wait for their turn; were they everybody's, searches would wait for one too.
     """
 
-    def __init__(self, store: Store, gallery: Gallery, *, keep_hours: float) -> None:
+    def __init__(self, store: Store, gallery: Gallery, *, keep_hours: float, ledger: Ledger | None = None) -> None:
         self._store = store
+        self._ledger = ledger
         self._gallery = gallery
         self._keep_hours = keep_hours
         self._turn = threading.Lock()
+        self.threads = CapacityLimiter(_THREADS)
         self._forgotten = False  # a service before this one may have been killed after a deletion
 
     def replay(self, once: Once) -> Reply | None:
@@ -95,21 +113,87 @@ class Writer:
         Raises:
             IdempotencyMismatchError: the key came before with another request.
             IdempotencyGoneError: what the first answer spoke of was deleted since.
+            StoreError: no write can be taken at present.
         """
-        with self._turn:
+        self._refuse_in_vain()
+        with self._my_turn():
+            self._refuse_in_vain()
             changes: list[Change] = []
-            with self._store.write() as session:
+            with Stage("commit"), self._store.write() as session:
                 kept_since = self._kept_since()
-                drop_old_replies(session, before=kept_since)
+                dropped = drop_old_replies(session, before=kept_since)
                 if (earlier := _earlier(session, once, kept_since)) is not None:
+                    self._forgotten = self._forgotten and not dropped
                     return earlier
                 reply = work(session, changes)
                 _count(session, changes)
                 _keep(session, once, reply)
+                self._gallery.withdraw(session, changes)
             self._gallery.follow(self._store, changes)
-            if reply.status == 204 or not self._forgotten:  # 204 answers deletions, and nothing else
+            if reply.status == 204 or reply.overwrites:  # 204 answers deletions, nothing else
+                self._forgotten = False
+                if self._ledger is not None:
+                    self._ledger.keep_up(self._store)
+            if not self._forgotten:
                 self._forgotten = self._store.forget()
+            elif dropped:  # old replies can wait for the next write, or round
+                self._forgotten = False
             return reply
+
+    @property
+    def unforgotten(self) -> bool:
+        """Whether the log may still hold what was deleted, since somebody was reading the old state."""
+        return not self._forgotten
+
+    def settle(self) -> None:
+        """Do what earlier writes left: see whether the disk takes writes again, empty the log, rebuild indexes.
+
+        Raises:
+            MemoryError, RuntimeError, FacemarginError, SQLAlchemyError: an index cannot be rebuilt, or the store fails.
+        """
+        with self._my_turn():
+            if self._store.outage is not None:
+                self._store.probe()
+                self._forgotten = False
+            if not self._forgotten:
+                self._forgotten = self._store.forget(patience_ms=_PATIENCE_MS)
+            if self._gallery.stale:
+                self._gallery.repair(self._store)
+
+    def write_ledger(self) -> None:
+        """Write to the erasure ledger what it could not take when it was answered.
+
+        Raises:
+            StoreError: it still cannot be written.
+            SQLAlchemyError: the store fails.
+        """
+        if self._ledger is not None and self._ledger.behind:
+            with self._my_turn():
+                self._ledger.follow(self._store)
+
+    def drop_old_replies(self) -> None:
+        """Drop replies that are too old to be given again; their bytes leave the files by the next `settle`."""
+        before = self._kept_since()
+        with self._store.read() as session:
+            if not has_old_replies(session, before=before):
+                return
+        with self._my_turn(), self._store.write() as session:
+            dropped = drop_old_replies(session, before=before)
+            self._forgotten = self._forgotten and not dropped
+
+    def _refuse_in_vain(self) -> None:
+        """Refuse a write that cannot succeed: if each waited for the disk, their threads would be missed by readers."""
+        if self._store.outage is not None:
+            raise StoreError(f"the database takes no writes: {self._store.outage}; it is tried again every few seconds")
+
+    @contextlib.contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        if not self._turn.acquire(timeout=_LONGEST_TURN_S):
+            raise StoreError("other writes take too long; nothing was changed")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def _kept_since(self) -> datetime:
         return now() - timedelta(hours=self._keep_hours)
@@ -138,6 +222,8 @@ def _earlier(session: Session, once: Once, kept_since: datetime) -> Reply | None
     if row.fingerprint != vault_of(session).mac("fingerprint", once.fingerprint):
         raise IdempotencyMismatchError("this Idempotency-Key came before with another request; use a new key")
     body = json.loads(unseal(_reply_key(session, once.key), row.sealed, _REPLY)) if row.sealed is not None else None
+    if row.status == 204:
+        return Reply(204, receipt=body[_RECEIPT] if body is not None else None, replayed=True)
     return Reply(row.status, body, replayed=True)
 
 
@@ -146,16 +232,16 @@ def _keep(session: Session, once: Once, reply: Reply) -> None:
     if once.key is None:
         return
     vault = vault_of(session)
-    body = None if reply.body is None else json.dumps(reply.body).encode()
+    content = reply.body if reply.receipt is None else {_RECEIPT: reply.receipt}
+    body = None if content is None else json.dumps(content).encode()
     row = ReplyRow(
         key=_pseudonym(session, once),
         fingerprint=vault.mac("fingerprint", once.fingerprint),
         status=reply.status,
         sealed=None if body is None else seal(_reply_key(session, once.key), body, _REPLY),
-        mentions=[vault.pseudonym("mention", public_id) for public_id in reply.mentions],
         collection=None if reply.collection is None else vault.pseudonym("collection", reply.collection),
     )
-    keep_reply(session, row)
+    keep_reply(session, row, reply.mentions)
 
 
 def _pseudonym(session: Session, once: Once) -> bytes:
@@ -169,4 +255,8 @@ def _reply_key(session: Session, key: str) -> bytes:
 def _count(session: Session, changes: Sequence[Change]) -> None:
     """Raise the sequence of the collections whose templates change."""
     for number in {change.collection for change in changes if not change.drop}:
-        session.get_one(CollectionRow, number).sequence += 1
+        row = session.get_one(CollectionRow, number)
+        row.sequence += 1
+        for change in changes:
+            if change.collection == number:
+                change.sequence = row.sequence

@@ -33,10 +33,11 @@ class MakeTinyBundle(Protocol):
     ) -> Bundle: ...
 
 
-def tiny_model(*, seed: int = 0, dim: int = 32, batch: int | None = None) -> bytes:
-    """An ONNX file (N, 3, 112, 112) -> (N, dim): the means of 16x16 blocks times a random matrix."""
+def tiny_model(*, seed: int = 0, dim: int = 32, batch: int | None = None, size: tuple[int, int] = (112, 112)) -> bytes:
+    """An ONNX file (N, 3, *size) -> (N, dim): the means of 16x16 blocks times a random matrix."""
     helper = onnx.helper
-    projection = np.random.default_rng(seed).standard_normal((3 * 7 * 7, dim)).astype(np.float32)
+    blocks = (size[0] // 16) * (size[1] // 16)
+    projection = np.random.default_rng(seed).standard_normal((3 * blocks, dim)).astype(np.float32)
     graph = helper.make_graph(
         [
             helper.make_node("AveragePool", ["crops"], ["blocks"], kernel_shape=[16, 16], strides=[16, 16]),
@@ -44,7 +45,7 @@ def tiny_model(*, seed: int = 0, dim: int = 32, batch: int | None = None) -> byt
             helper.make_node("MatMul", ["flat", "projection"], ["embedding"]),
         ],
         "tiny",
-        [helper.make_tensor_value_info("crops", onnx.TensorProto.FLOAT, [batch or "N", 3, 112, 112])],
+        [helper.make_tensor_value_info("crops", onnx.TensorProto.FLOAT, [batch or "N", 3, *size])],
         [helper.make_tensor_value_info("embedding", onnx.TensorProto.FLOAT, [batch or "N", dim])],
         [onnx.numpy_helper.from_array(projection, "projection")],
     )
@@ -80,7 +81,8 @@ def make_tiny_bundle(tmp_path_factory: pytest.TempPathFactory, synthetic_calibra
                 **fields,
             }
         )
-        model = tiny_model(seed=seed, dim=manifest.embedding_dim, batch=batch)
+        size = manifest.preprocessing.size
+        model = tiny_model(seed=seed, dim=manifest.embedding_dim, batch=batch, size=size)
         return write_bundle(tmp_path_factory.mktemp("tiny") / "bundle", manifest, {"model.onnx": model})
 
     return make

@@ -13,7 +13,9 @@ from facemargin.cli import command_entry_points
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(command_entry_points())
 GROUPS = {
+    "audit": ["verify", "show", "export"],
     "data": ["align", "convert", "inspect", "pairs"],
+    "encryption": ["new-key", "status", "enable", "rotate", "disable"],
     "keys": ["add", "list", "revoke"],
     "models": ["list", "pull"],
 }
@@ -32,7 +34,8 @@ def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess
 
 
 def test_the_fixed_commands_exist() -> None:
-    fixed = "train evaluate compare export import calibrate verify serve keys demo data models doctor"
+    fixed = "train evaluate compare export import calibrate verify serve keys demo data models doctor enrol "
+    fixed += "audit encryption backup restore"
     assert set(COMMANDS) == set(fixed.split())
 
 
@@ -77,6 +80,7 @@ def test_every_command_is_documented(words: list[str]) -> None:
         (["data", "inspect", "absent"], "the image folder absent does not exist"),
         (["doctor", "--train", "absent"], "--train and --test go together"),
         (["serve", "--bundle", "absent", "--store", "absent-store"], "absent"),
+        (["enrol", "absent", "--collection", "staff"], "absent is neither a folder nor a CSV file"),
     ],
 )
 def test_an_expected_error_is_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -11,7 +11,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TORCH = ("torch", "torchvision", "safetensors", "facemargin.heads", "facemargin.partitions", "facemargin.backbones")
 IMAGES = ("PIL", "cv2", "facemargin.preprocessing", "facemargin.embedder", "facemargin.bundle")
-NO_TORCH = ("preprocessing", "metrics", "index", "bundle", "embedder", "models", "matching", "importing", "onnx_model")
+NO_TORCH = (
+    "preprocessing",
+    "metrics",
+    "index",
+    "bundle",
+    "embedder",
+    "models",
+    "matching",
+    "importing",
+    "onnx_model",
+    "client",
+)
 NO_IMAGES = ("heads", "partitions", "backbones")
 
 

@@ -2,17 +2,34 @@
 
 from fastapi import APIRouter
 
-from service.routes import collections, embeddings, faces, health, models, people, search, verify
+from service.routes import (
+    collections,
+    console,
+    embeddings,
+    export,
+    faces,
+    health,
+    metrics,
+    models,
+    people,
+    search,
+    upgrades,
+    verify,
+)
 
 ROUTERS: tuple[APIRouter, ...] = (
     embeddings.router,
     verify.router,
     collections.router,
     people.router,
+    export.router,
     faces.router,
     search.router,
+    upgrades.router,
     models.router,
     health.router,
+    metrics.router,
+    console.router,
 )
 
 __all__ = ["ROUTERS"]

@@ -10,12 +10,13 @@ from starlette.concurrency import run_in_threadpool
 from facemargin.errors import ModelMismatchError
 from service.bodies import Body, body_of
 from service.context import Service
-from service.deps import Admin, CollectionName, Reader, RepeatableDep, ServiceDep
+from service.deps import Admin, CollectionName, NewCollectionName, Reader, RepeatableDep, ServiceDep
 from service.erasure import erase_collection
 from service.gallery import Change
 from service.openapi import EXAMPLE_MODEL, KEYED, REPEATABLE, documented
 from service.replies import written
 from service.schemas import MODEL_ID, CollectionReply, Part
+from service.security import Principal
 from service.store import CollectionRow
 from service.store.people import (
     add_collection,
@@ -42,7 +43,9 @@ class CollectionBody(Body):
     """How to make a collection; without a body, all defaults."""
 
     model: str | None = Field(
-        default=None, max_length=64, description="Id of a loaded model; the default one unless named."
+        default=None,
+        max_length=64,
+        description="Id of a loaded model; a new collection takes the default one unless named.",
     )
     keep_crops: bool | None = Field(
         default=None,
@@ -68,13 +71,13 @@ _EXAMPLE = {
     **documented(*KEYED, example={"model": EXAMPLE_MODEL, "collections": [_EXAMPLE]}),
 )
 async def list_collections(caller: Reader, service: ServiceDep) -> CollectionsReply:
-    """All collections, also those bound to a model that is not loaded."""
-    return await run_in_threadpool(_listed, service)
+    """All collections that the key may touch, also those bound to a model that is not loaded."""
+    return await run_in_threadpool(_listed, service, caller)
 
 
-def _listed(service: Service) -> CollectionsReply:
+def _listed(service: Service, caller: Principal) -> CollectionsReply:
     with service.store.read() as session:
-        found = [_reply(session, row) for row in collections(session)]
+        found = [_reply(session, row) for row in collections(session) if caller.sees(row.name)]
     return CollectionsReply(model=service.models.default.id, collections=found)
 
 
@@ -90,19 +93,19 @@ def _listed(service: Service) -> CollectionsReply:
         body_example={"keep_crops": False},
         example=_EXAMPLE,
         status=201,
-        more_status={200: {"description": "It was there already, bound to this model", "model": CollectionReply}},
+        more_status={200: {"description": "It was there already", "model": CollectionReply}},
     ),
 )
 async def put_collection(
     caller: Admin,
     service: ServiceDep,
-    name: CollectionName,
+    name: NewCollectionName,
     body: Annotated[CollectionBody, Depends(body_of(CollectionBody, may_be_empty=True))],
     again: RepeatableDep,
 ) -> Response:
     """Make a collection for a loaded model, or change whether one that is there keeps crops.
 
-    If it is there and bound to another model than the named one, or than the default one, that is an error.
+    If it is there and bound to another model than the named one, that is an error; without a name, it keeps its own.
     """
     model = service.models.named(body.model)
 
@@ -110,11 +113,12 @@ async def put_collection(
         row, status = find_collection(session, name), 200
         if row is None:
             row, status = add_collection(session, name, model=model.id, dim=model.dim), 201
-        if row.model != model.id:
+        if body.model is not None and row.model != model.id:
             raise ModelMismatchError(f"collection '{name}' is bound to model {row.model}, not to model {model.id}")
         if body.keep_crops is not None:
             keep_crops(session, row, body.keep_crops)
-        return Reply(status, _reply(session, row).model_dump(mode="json"), collection=name)
+        reply = _reply(session, row).model_dump(mode="json")
+        return Reply(status, reply, collection=name, overwrites=body.keep_crops is False)
 
     return await written(service, again.once(caller, body), work)
 
@@ -136,8 +140,8 @@ async def remove_collection(caller: Admin, service: ServiceDep, name: Collection
 
     def work(session: Session, changes: list[Change]) -> Reply:
         row = collection(session, name)
-        erase_collection(session, changes, row)
-        return Reply(204, collection=name)
+        record = erase_collection(session, changes, row, actor=caller.name)
+        return Reply(204, collection=name, receipt=record.receipt)
 
     return await written(service, again.once(caller), work)
 

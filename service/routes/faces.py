@@ -3,7 +3,9 @@
 import json
 from typing import Annotated, Any, Self
 
+import numpy as np
 from fastapi import APIRouter, Depends, Response
+from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, model_validator
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -24,13 +26,14 @@ from service.openapi import (
     REPEATABLE,
     documented,
 )
-from service.probes import ProbeBody, probe_of
+from service.probes import Probe, ProbeBody, probe_by, probe_of
 from service.replies import response, written
 from service.schemas import MODEL_ID, Part, TemplateReply
 from service.security import Scope
 from service.store import CollectionRow
 from service.store.faces import face, faces
 from service.store.people import collection, person
+from service.upgrades import add_vector, further_vectors
 from service.writes import Reply
 
 router = APIRouter(prefix="/v1/collections/{name}/people/{person_id}/faces", tags=["faces"])
@@ -59,6 +62,16 @@ class EnrolBody(ProbeBody):
     def _quality_of_an_image(self) -> Self:
         if self.embedding is not None and self.min_quality is not None:
             raise ValueError("'min_quality' is about an image; an embedding has none")
+        return self
+
+
+class TemplateBody(ProbeBody):
+    """A face once more, as an image or an embedding, for the model that is named."""
+
+    @model_validator(mode="after")
+    def _model_is_named(self) -> Self:
+        if self.model is None:
+            raise ValueError("'model' is missing: the id of the model that the collection is moving to")
         return self
 
 
@@ -129,8 +142,15 @@ async def post_face(
     probe = await probe_of(service, body, gallery)
     if body.min_quality is not None and probe.face is not None:
         check_quality(probe.face.quality, body.min_quality)
-    enrolment = Enrolment(name, person_id, probe, _source(body))
+    further = await run_in_threadpool(_further, service, gallery, probe)
+    enrolment = Enrolment(name, person_id, probe, gallery.model, _source(body), further)
     return await written(service, once, lambda session, changes: enrol(service, session, changes, enrolment))
+
+
+def _further(service: Service, gallery: CollectionRow, probe: Probe) -> dict[str, NDArray[np.float32]]:
+    if probe.face is None:
+        return {}
+    return further_vectors(service.engine, service.models, gallery, probe.face.crop)
 
 
 def _target(service: Service, name: str, person_id: str) -> CollectionRow:
@@ -145,6 +165,56 @@ def _source(body: EnrolBody) -> str:
     if body.embedding is not None:
         return "embedding"
     return "aligned" if body.aligned else "image"
+
+
+@router.put(
+    "/{face_id}/template",
+    summary="Send a face again for another model",
+    response_model=TemplateReply,
+    **documented(
+        *KEYED,
+        *IMAGE,
+        *ONE_FACE,
+        *REPEATABLE,
+        "not-found",
+        "model-mismatch",
+        "upgrade-state",
+        "invalid-embedding",
+        body=TemplateBody,
+        body_example={"image": EXAMPLE_IMAGE, "model": "a1b2c3d4e5f60718"},
+        example=_FACE,
+    ),
+)
+async def put_template(
+    caller: Enroller,
+    service: ServiceDep,
+    name: CollectionName,
+    person_id: PersonId,
+    face_id: FaceId,
+    body: Annotated[TemplateBody, Depends(body_of(TemplateBody))],
+    again: RepeatableDep,
+) -> Response:
+    """Give an enrolled face a vector by the model that its collection is moving to, where no crop is stored.
+
+    Nothing checks that the image shows the same person: that is the client's, as with enrolling.
+    """
+    caller.demand(Scope.WRITE if body.embedding is None else Scope.ENROL_EMBEDDING)
+    once = again.once(caller, body)
+    if (earlier := await run_in_threadpool(service.writer.replay, once)) is not None:
+        return response(earlier)
+    await run_in_threadpool(_target, service, name, person_id)
+    model = service.models.named(body.model)
+    probe = await probe_by(service, model, body)
+
+    def work(session: Session, changes: list[Change]) -> Reply:
+        gallery = collection(session, name)
+        who = person(session, gallery, person_id)
+        row = face(session, who, face_id)
+        add_vector(session, changes, service.gallery, (gallery, who, row), model.id, probe.vector)
+        reply = TemplateReply.of(row, who, gallery).model_dump(mode="json")
+        return Reply(200, reply, collection=name, mentions=(person_id, face_id))
+
+    return await written(service, once, work)
 
 
 @router.get(
@@ -183,7 +253,8 @@ async def remove_face(
     def work(session: Session, changes: list[Change]) -> Reply:
         gallery = collection(session, name)
         who = person(session, gallery, person_id)
-        erase_face(session, changes, service.gallery, gallery, who, face(session, who, face_id))
-        return Reply(204, collection=name)
+        row = face(session, who, face_id)
+        record = erase_face(session, changes, service.gallery, gallery, who, row, actor=caller.name)
+        return Reply(204, collection=name, receipt=record.receipt)
 
     return await written(service, again.once(caller), work)

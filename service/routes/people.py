@@ -1,6 +1,7 @@
 """People of a collection."""
 
 import unicodedata
+from dataclasses import replace
 from typing import Annotated, Self
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -196,7 +197,8 @@ async def patch_person(
         row.name = body.name or row.name
         if "expires_at" in body.model_fields_set:
             row.expires_at = body.expires_at
-        return _answer(200, row, gallery, faces=faces_per_person(session, [row]).get(row.id, 0))
+        answer = _answer(200, row, gallery, faces=faces_per_person(session, [row]).get(row.id, 0))
+        return replace(answer, overwrites=True)
 
     return await written(service, again.once(caller, body), work)
 
@@ -210,8 +212,8 @@ async def remove_person(
     def work(session: Session, changes: list[Change]) -> Reply:
         gallery = collection(session, name)
         row = person(session, gallery, person_id)
-        erase_person(session, changes, service.gallery, gallery, row)
-        return Reply(204, collection=name)
+        record = erase_person(session, changes, service.gallery, gallery, row, actor=caller.name)
+        return Reply(204, collection=name, receipt=record.receipt)
 
     return await written(service, again.once(caller), work)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from starlette.concurrency import run_in_threadpool
 
-from facemargin.errors import UnsupportedFmrError
+from facemargin.errors import ModelMismatchError, UnsupportedFmrError
 from service.bodies import body_of
 from service.context import Service
 from service.decisions import Decisions, fpir_of_search
@@ -25,6 +25,10 @@ from service.store.faces import people_by_row
 from service.store.people import collection
 
 router = APIRouter(prefix="/v1/collections/{name}/search", tags=["search"])
+
+
+_TRIES = 4
+"""A collection that moves to another model between the embedding and the search is asked again, by its new model."""
 
 
 class SearchBody(ProbeBody):
@@ -118,6 +122,15 @@ async def search(
     caller: Reader, service: ServiceDep, name: CollectionName, body: Annotated[SearchBody, Depends(body_of(SearchBody))]
 ) -> SearchReply:
     """The people whom the face matches. The threshold follows from `max_fpir` and the number of templates."""
+    for _ in range(_TRIES - 1):
+        try:
+            return await _searched(caller, service, name, body)
+        except ModelMismatchError:
+            continue
+    return await _searched(caller, service, name, body)
+
+
+async def _searched(caller: Principal, service: Service, name: str, body: SearchBody) -> SearchReply:
     gallery = await run_in_threadpool(_gallery, service, name)
     probe = await probe_of(service, body, gallery)
     return await run_in_threadpool(_answer, service, caller, gallery, body, probe.vector, probe.face)
@@ -142,6 +155,7 @@ def _answer(
     if body.embedding is not None and criterion.threshold < _usual_threshold(service, decisions, templates):
         caller.demand(Scope.ENROL_EMBEDDING)
     candidates = _candidates(service, gallery, decisions, vector, criterion.threshold, body.limit, templates)
+    service.metrics.decided("search", bool(candidates))
     return SearchReply(
         collection=gallery.name,
         model=gallery.model,
@@ -176,7 +190,7 @@ def _candidates(
     limit: int,
     templates: int,
 ) -> list[Candidate]:
-    hits = service.gallery.search(gallery.id, vector, threshold=threshold, limit=limit)
+    hits = service.gallery.search(gallery, vector, threshold=threshold, limit=limit)
     with service.store.read() as session:
         people = people_by_row(session, [hit.person for hit in hits])
     found = [

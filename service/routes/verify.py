@@ -125,6 +125,8 @@ async def verify(
     caller: Verifier, service: ServiceDep, body: Annotated[VerifyBody, Depends(body_of(VerifyBody))]
 ) -> VerifyReply:
     """Compare an image with another image, with all templates of a person, or with one enrolled face."""
+    if body.collection is not None:
+        caller.enter(body.collection)
     other = await run_in_threadpool(_enrolled, service, body) if body.collection is not None else None
     model = other.model if other is not None else service.models.named(body.model)
     max_fmr = body.max_fmr or service.settings.default_max_fmr
@@ -133,7 +135,9 @@ async def verify(
     images = {"image_a": body.image_a} | ({"image_b": body.image_b} if body.image_b is not None else {})
     found = await service.engine.embed(images, model=model, aligned=body.aligned, face=body.face)
     faces = [image.faces[0] for image in found.values()]
-    return _reply(model, criterion, faces, other)
+    reply = _reply(model, criterion, faces, other)
+    service.metrics.decided("verify" if other is None else "verify-enrolled", reply.match)
+    return reply
 
 
 def _enrolled(service: Service, body: VerifyBody) -> _Other:
@@ -144,12 +148,12 @@ def _enrolled(service: Service, body: VerifyBody) -> _Other:
             row = face_in_collection(session, gallery, body.face_id)
             who = person_by_row(session, row.person_id)
             vectors = [t.vector for t in templates_of_person(session, gallery, who) if t.face == row.id]
-            return _Other(model, who, vectors)
-        who = person(session, gallery, body.person or "")
-        entries = service.gallery.entries(session, gallery, who)
-    if not entries:
+        else:
+            who = person(session, gallery, body.person or "")
+            vectors = [entry.vector for entry in service.gallery.entries(session, gallery, who)]
+    if not vectors:
         raise NoTemplateError(f"person '{who.public_id}' has no enrolled face to compare with", person=who.public_id)
-    return _Other(model, who, [entry.vector for entry in entries])
+    return _Other(model, who, vectors)
 
 
 def _reply(model: Model, criterion: Criterion, faces: list[EmbeddedFace], other: _Other | None) -> VerifyReply:

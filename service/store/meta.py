@@ -1,8 +1,9 @@
-"""What a store knows of itself: its secret, and the master key that it needs."""
+"""What a store knows of itself: its secret, the master key that it needs, and whether it is to be compacted."""
 
 import os
 from pathlib import Path
 
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from service.errors import StoreError
@@ -11,11 +12,12 @@ from service.store.vault import KEY_BYTES, Vault, master_key_id, seal, subkey, u
 
 SECRET = "secret"
 MASTER_KEY = "master key"
+COMPACTION = "compaction due"
 _SECRET_CONTEXT = "secret of the store"
 
 
 def opened_vault(session: Session, master: bytes | None, folder: Path) -> Vault:
-    """The vault of a store; the first time, its secret is made.
+    """The vault of a store, which errors call ``folder``; the first time, its secret is made.
 
     Raises:
         StoreError: the store is encrypted and the key is missing or another one; or it is not, and a key is given.
@@ -23,7 +25,7 @@ def opened_vault(session: Session, master: bytes | None, folder: Path) -> Vault:
     stored = session.get(MetaRow, SECRET)
     if stored is None:
         return _first(session, master)
-    needed = session.get(MetaRow, MASTER_KEY)
+    needed = needed_master_key(session)
     if needed is None:
         if master is not None:
             raise StoreError(
@@ -35,17 +37,40 @@ def opened_vault(session: Session, master: bytes | None, folder: Path) -> Vault:
         raise StoreError(
             f"the store {folder} is encrypted; set FACEMARGIN_MASTER_KEY_FILE (or FACEMARGIN_MASTER_KEY) to its key"
         )
-    if master_key_id(master) != needed.value:
+    if master_key_id(master) != needed:
         raise StoreError(f"the store {folder} is encrypted with another master key than the one that is set")
     return Vault(unseal(subkey(master, SECRET), stored.value, _SECRET_CONTEXT), master)
 
 
 def keep_secret(session: Session, secret: bytes, master: bytes | None) -> None:
-    """Write the secret, sealed where there is a master key, and which key that is."""
+    """Write the secret, sealed where there is a master key, and which key that is, if any."""
     sealed = secret if master is None else seal(subkey(master, SECRET), secret, _SECRET_CONTEXT)
     session.merge(MetaRow(name=SECRET, value=sealed))
     if master is not None:
         session.merge(MetaRow(name=MASTER_KEY, value=master_key_id(master)))
+    elif (needed := session.get(MetaRow, MASTER_KEY)) is not None:
+        session.delete(needed)
+
+
+def needed_master_key(session: Session) -> bytes | None:
+    """The id (`master_key_id`) of the master key that a store needs; None where it is not encrypted."""
+    row = session.get(MetaRow, MASTER_KEY)
+    return row.value if row is not None else None
+
+
+def ask_for_compaction(session: Session) -> None:
+    """Note that rows of before are to be removed from the file (`Store.compact`)."""
+    session.merge(MetaRow(name=COMPACTION, value=b""))
+
+
+def compaction_is_due(session: Session) -> bool:
+    """Whether the file may hold rows of before a change of its encryption."""
+    return session.get(MetaRow, COMPACTION) is not None
+
+
+def compaction_is_done(session: Session) -> None:
+    """Forget `ask_for_compaction`."""
+    session.execute(delete(MetaRow).where(MetaRow.name == COMPACTION))
 
 
 def _first(session: Session, master: bytes | None) -> Vault:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -44,6 +45,20 @@ def count_faces(session: Session, gallery: CollectionRow) -> int:
     return session.scalar(of_gallery) or 0
 
 
+class Totals(NamedTuple):
+    """How much a store holds."""
+
+    collections: int
+    people: int
+    faces: int
+
+
+def totals(session: Session) -> Totals:
+    """How much the store holds in all collections."""
+    tables = (CollectionRow, PersonRow, FaceRow)
+    return Totals(*(session.scalar(select(func.count()).select_from(table)) or 0 for table in tables))
+
+
 def add_collection(session: Session, name: str, *, model: str, dim: int, keep_crops: bool = False) -> CollectionRow:
     """Make a collection for the vectors of one model."""
     row = CollectionRow(name=name, model=model, dim=dim, keep_crops=keep_crops)
@@ -69,6 +84,19 @@ def delete_collection(session: Session, gallery: CollectionRow) -> None:
 def not_expired() -> ColumnElement[bool]:
     """The condition that a person's time is not over; who is expired is gone for every reader, and erased soon."""
     return or_(PersonRow.expires_at.is_(None), PersonRow.expires_at > now())
+
+
+def expired_people(session: Session, *, after: int, limit: int) -> Sequence[int]:
+    """Row numbers of up to ``limit`` people whose time is over, those after row number ``after``."""
+    over = select(PersonRow.id).where(PersonRow.id > after, PersonRow.expires_at <= now())
+    return session.scalars(over.order_by(PersonRow.id).limit(limit)).all()
+
+
+def expired_person(session: Session, row: int) -> tuple[CollectionRow, PersonRow] | None:
+    """A person by row number, with the collection, if the time is (still) over."""
+    joined = select(CollectionRow, PersonRow).join(PersonRow, PersonRow.collection_id == CollectionRow.id)
+    found = session.execute(joined.where(PersonRow.id == row, PersonRow.expires_at <= now())).one_or_none()
+    return None if found is None else (found[0], found[1])
 
 
 def person(session: Session, gallery: CollectionRow, public_id: str) -> PersonRow:

@@ -2,19 +2,28 @@
 
 Row numbers are int64 and never given again (AUTOINCREMENT), so that an index keyed by them cannot mistake a new face
 for a deleted one. What clients see are random ids without meaning.
+
+What must leave the file with its row stands behind a filler, at the end of the row. SQLite overwrites deleted rows
+with zeros (``secure_delete``), but when it moves rows from one page to another it leaves a copy of them in the page
+that they left, and of that copy a later deletion knows nothing. It moves the first part of a row only, at most a page
+less 35 bytes; the rest lies in pages of its own, which stay where they are and are zeroed when they are given up. So
+the filler is as long as that first part, and the pages are small. (SQLite's file format, "B-tree Cell Format".)
 """
 
 import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, ForeignKey, MetaData, TypeDecorator
+from sqlalchemy import DDL, JSON, DateTime, ForeignKey, MetaData, TypeDecorator, event
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 SCHEMA_VERSION = 2
+PAGE_BYTES = 512
+FILLER = bytes(PAGE_BYTES - 35)
 
 _AUTOINCREMENT = {"sqlite_autoincrement": True}
+_WITHOUT_ROWID = {"sqlite_with_rowid": False}
 
 
 def new_id(prefix: str) -> str:
@@ -60,7 +69,7 @@ class MetaRow(Table):
 
 
 class CollectionRow(Table):
-    """A gallery, bound to one model.
+    """A gallery, bound to one model; ``public_id`` tells it from every other of any time, in the audit log.
 
     ``sequence`` grows with every transaction that changes its templates. While a collection moves to another model,
     ``upgrade_model`` names that one; afterwards ``previous_model`` names the one it can go back to.
@@ -70,6 +79,7 @@ class CollectionRow(Table):
     __table_args__ = _AUTOINCREMENT
 
     id: Mapped[int] = mapped_column(primary_key=True)
+    public_id: Mapped[str] = mapped_column(unique=True, default=lambda: new_id("c"))
     name: Mapped[str] = mapped_column(unique=True)
     model: Mapped[str]
     dim: Mapped[int]
@@ -89,14 +99,18 @@ class PersonRow(Table):
     id: Mapped[int] = mapped_column(primary_key=True)
     public_id: Mapped[str] = mapped_column(unique=True, default=lambda: new_id("p"))
     collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id", ondelete="CASCADE"), index=True)
-    name: Mapped[str]
-    wrapped_key: Mapped[bytes | None]
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    filler: Mapped[bytes] = mapped_column(default=FILLER, deferred=True)
+    name: Mapped[str]
+    wrapped_key: Mapped[bytes | None]
 
 
 class FaceRow(Table):
-    """An enrolled face; ``crop`` is the stored aligned crop (PNG, sealed) where the collection keeps crops."""
+    """An enrolled face; ``crop`` is the stored aligned crop (PNG, sealed) where the collection keeps crops.
+
+    Only then is there a filler.
+    """
 
     __tablename__ = "faces"
     __table_args__ = _AUTOINCREMENT
@@ -106,9 +120,10 @@ class FaceRow(Table):
     person_id: Mapped[int] = mapped_column(ForeignKey("people.id", ondelete="CASCADE"), index=True)
     source: Mapped[str]
     quality: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    crop: Mapped[bytes | None] = mapped_column(deferred=True)
     crop_template: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    filler: Mapped[bytes | None] = mapped_column(deferred=True)
+    crop: Mapped[bytes | None] = mapped_column(deferred=True)
     person: Mapped[PersonRow] = relationship(lazy="raise")
 
 
@@ -119,6 +134,7 @@ class TemplateRow(Table):
 
     face_id: Mapped[int] = mapped_column(ForeignKey("faces.id", ondelete="CASCADE"), primary_key=True)
     model: Mapped[str] = mapped_column(primary_key=True)
+    filler: Mapped[bytes] = mapped_column(default=FILLER, deferred=True)
     sealed: Mapped[bytes]
 
 
@@ -141,7 +157,7 @@ class ApiKeyRow(Table):
 class ReplyRow(Table):
     """The reply to a write with an Idempotency-Key, kept to be given again.
 
-    It names nobody: ``key``, ``fingerprint``, ``mentions`` and ``collection`` are keyed pseudonyms, and ``sealed``
+    It names nobody: ``key``, ``fingerprint`` and ``collection`` are keyed pseudonyms, and ``sealed``
     opens only with the Idempotency-Key itself. It is emptied when somebody it speaks of is deleted; the row stays, so
     that a late retry does not do the write again.
     """
@@ -152,9 +168,18 @@ class ReplyRow(Table):
     fingerprint: Mapped[bytes]
     status: Mapped[int]
     sealed: Mapped[bytes | None]
-    mentions: Mapped[list[str]] = mapped_column(JSON)
     collection: Mapped[str | None] = mapped_column(index=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
+
+
+class MentionRow(Table):
+    """A person or face, by a keyed pseudonym, that a reply speaks of."""
+
+    __tablename__ = "reply_mentions"
+    __table_args__ = _WITHOUT_ROWID
+
+    pseudonym: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[bytes] = mapped_column(ForeignKey("replies.key", ondelete="CASCADE"), primary_key=True, index=True)
 
 
 class AuditRow(Table):
@@ -173,3 +198,15 @@ class AuditRow(Table):
     actor: Mapped[str]
     previous: Mapped[bytes]
     digest: Mapped[bytes]
+
+
+_APPEND_ONLY = {
+    "audit_keeps": "BEFORE UPDATE ON audit",
+    "audit_holds": "BEFORE DELETE ON audit",
+    "audit_grows": "BEFORE INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE seq >= NEW.seq)",  # also REPLACE
+}
+"""What the database itself refuses to do to the audit log, by the name of its trigger."""
+
+for _name, _when in _APPEND_ONLY.items():
+    _refusal = "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+    event.listen(AuditRow.__table__, "after_create", DDL(f"CREATE TRIGGER {_name} {_when} {_refusal}"))  # type: ignore[no-untyped-call]

@@ -37,7 +37,7 @@ def parse_master_key(text: str, where: str) -> bytes:
     """
     text = text.strip()
     try:
-        key = bytes.fromhex(text) if len(text) == 2 * KEY_BYTES else base64.urlsafe_b64decode(_urlsafe(text))
+        key = bytes.fromhex(text) if len(text) == 2 * KEY_BYTES else base64.b64decode(_standard(text), validate=True)
     except (ValueError, binascii.Error):
         key = b""
     if len(key) != KEY_BYTES:
@@ -91,6 +91,16 @@ class Vault:
     def __init__(self, secret: bytes, master: bytes | None) -> None:
         self._secret = secret
         self._wrapping = subkey(master, "wrapping") if master is not None else None
+        self._derived: dict[str, bytes] = {}
+
+    @property
+    def secret(self) -> bytes:
+        """The store's own 32 random bytes."""
+        return self._secret
+
+    def under(self, master: bytes | None) -> "Vault":
+        """The vault of the same store under another master key, or none."""
+        return Vault(self._secret, master)
 
     @property
     def encrypts(self) -> bool:
@@ -135,7 +145,9 @@ class Vault:
 
     def derive(self, purpose: str) -> bytes:
         """A key of its own for a purpose, from the store's secret."""
-        return subkey(self._secret, purpose)
+        if purpose not in self._derived:  # a derivation costs ten times a pseudonym
+            self._derived[purpose] = subkey(self._secret, purpose)
+        return self._derived[purpose]
 
     def _needed(self) -> bytes:
         if self._wrapping is None:
@@ -165,5 +177,6 @@ def vault_of(session: Session) -> Vault:
     return vault
 
 
-def _urlsafe(text: str) -> str:
-    return text.replace("+", "-").replace("/", "_")
+def _standard(text: str) -> str:
+    """Base64 of either alphabet in the standard one."""
+    return text.replace("-", "+").replace("_", "/")

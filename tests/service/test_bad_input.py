@@ -292,7 +292,7 @@ def test_a_model_that_fails_does_not_name_its_file(
     def broken(*_: Any) -> None:
         raise BundleError("/secret/model.onnx gives nonsense")
 
-    monkeypatch.setattr(api.service.models.default.embedder, "embed", broken)
+    monkeypatch.setattr(api.service.engine.batchers.of(api.service.models.default.embedder), "_embed", broken)
     answer = api.post("/v1/embeddings", files={"images": crop(1)}, data={"aligned": "true"})
     problem(answer, "model-failure", 500)
     assert "/secret" not in answer.text
@@ -306,7 +306,7 @@ def test_a_store_that_does_not_answer(api: Any, problem: Any, monkeypatch: pytes
 
     monkeypatch.setattr(api.service.store, "check", locked)
     answer = api.get("/health/ready")
-    problem(answer, "store-unavailable", 503)
+    problem(answer, "not-ready", 503)
     assert "secret" not in answer.text
     assert api.get("/health/live").status_code == 200
 
@@ -322,7 +322,7 @@ def test_a_path_forges_no_log_line(api: Any, caplog: pytest.LogCaptureFixture) -
     caplog.set_level("INFO", "facemargin.service")
     api.get("/v1/x%0AGET%20/forged%1B[31m")
     (said,) = [record.getMessage() for record in caplog.records if record.name == "facemargin.service"]
-    assert said.startswith("GET /v1/x%0AGET%20/forged%1B%5B31m 404 ")
+    assert said.startswith("GET unknown 404 ")
 
 
 def test_logs_hold_no_names_and_no_vectors(api: Any, caplog: pytest.LogCaptureFixture, vector: Any) -> None:
@@ -331,6 +331,6 @@ def test_logs_hold_no_names_and_no_vectors(api: Any, caplog: pytest.LogCaptureFi
     api.get("/v1/collections/staff/people?name=Ada%20Lovelace")
     of_the_client = ("httpx2", "httpcore2")
     said = "\n".join(record.getMessage() for record in caplog.records if not record.name.startswith(of_the_client))
-    assert "/v1/collections/staff/people" in said
+    assert "/v1/collections/{name}/people" in said
     assert "Ada" not in said
     assert str(vector(1).tolist()[0])[:8] not in said

@@ -137,7 +137,7 @@ def test_a_store_is_served_once_and_keys_work_while_it_is(
     assert [(item["scopes"], item["label"], item["revoked_at"]) for item in listed] == [
         (["embed", "read"], "door", None)
     ]
-    assert key.rsplit("_", 1)[1] not in json.dumps(listed)
+    assert key.split("_", 2)[2] not in json.dumps(listed)
     assert run("keys", "revoke", listed[0]["id"], "--store", store).returncode == 0
     problem(service.client.get("/v1/collections", headers=headers), "unauthenticated", 401)
     assert service.end(signal.SIGTERM) in (0, -signal.SIGTERM)
@@ -224,6 +224,19 @@ def test_help_names_every_option(run: Any) -> None:
     text = run("keys", "--help").stdout
     assert all(command in text for command in ("add", "list", "revoke"))
     assert "enrol-embedding" in "".join(run("keys", "add", "--help").stdout.split())
+
+
+def test_keys_that_are_all_over_are_not_said_to_be_revoked(serve: Serve, run: Any, tmp_path: Path) -> None:
+    """One is revoked, the other has expired."""
+    store = ("--store", str(tmp_path / "store"))
+    revoked = json.loads(run("keys", "add", *store, "--scope", "read", "--json").stdout)["id"]
+    assert run("keys", "revoke", revoked, *store).returncode == 0
+    expiring = json.loads(run("keys", "add", *store, "--scope", "read", "--json").stdout)["id"]
+    assert run("keys", "rotate", expiring, *store, "--grace", "0s").returncode == 0
+    replacement = json.loads(run("keys", "list", *store, "--json").stdout)["keys"]
+    (valid,) = (key["id"] for key in replacement if key["id"] not in (revoked, expiring))
+    assert run("keys", "revoke", valid, *store).returncode == 0
+    assert "keys: none is valid any more, so every request is refused" in "".join(serve().said)
 
 
 def test_a_port_that_is_taken(run: Any, tmp_path: Path, tiny_bundle: Bundle) -> None:

@@ -54,7 +54,9 @@ def test_a_collection_of_another_model(
     first.service.close()
     second = make_api(bundle=make_tiny_bundle(seed=1))
     assert second.model != first.model
-    body = problem(second.put("/v1/collections/staff"), "model-mismatch", 409)
+    assert second.put("/v1/collections/staff").json()["model"] == first.model  # it is there: nothing is asked of it
+    named = {"model": second.model}
+    body = problem(second.put("/v1/collections/staff", json=named), "model-mismatch", 409)
     assert first.model in body["detail"]
     assert second.model in body["detail"]
     assert second.get("/v1/collections/staff").json()["model"] == first.model
@@ -150,3 +152,16 @@ def test_deleting_a_collection_deletes_everybody(api: Any, vector: Any) -> None:
     assert (found["candidates"], found["templates"]) == ([], 0)
     api.enrol(bob, vector(1))
     assert [c["person"]["id"] for c in api.find(vector(1))["candidates"]] == [bob]
+
+
+def test_after_a_switch_a_collection_is_put_as_before(make_api: Any, make_tiny_bundle: Any, problem: Any) -> None:
+    other = make_tiny_bundle(seed=1, embedding_dim=24)
+    api = make_api(more_bundles=[other.path])
+    url = "/v1/collections/staff"
+    assert api.put(url).status_code == 201
+    assert api.put(f"{url}/upgrade", json={"model": other.model_id}).status_code == 200
+    assert api.post(f"{url}/upgrade/switch", json={"leave_behind": True}).status_code == 200
+    assert (api.put(url).status_code, api.put(url).json()["model"]) == (200, other.model_id)
+    assert api.put(url, json={"keep_crops": True}).json()["keep_crops"] is True
+    assert api.put(url, json={"model": other.model_id}).status_code == 200
+    problem(api.put(url, json={"model": api.model}), "model-mismatch", 409)

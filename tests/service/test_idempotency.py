@@ -1,9 +1,14 @@
 """Writes with an Idempotency-Key happen once."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy.event import listen
+
+from service.store.replies import drop_old_replies, forget_mentions
+from service.store.tables import MentionRow
 
 KEY = {"Idempotency-Key": "key-1"}
 
@@ -124,3 +129,28 @@ def test_replies_are_kept_over_a_restart_and_not_for_ever(make_api: Any) -> None
 def test_keys_are_checked(shared_api: Any, problem: Any, key: str) -> None:
     headers = {"Idempotency-Key": key.encode()}
     problem(shared_api.put("/v1/collections/staff", headers=headers), "invalid-request", 422)
+
+
+def test_what_speaks_of_somebody_is_found_by_an_index(api: Any) -> None:
+    """Looking through all replies would hold up every other write for as long as there are replies."""
+    statements = list[str]()
+    with api.service.store.write() as session:
+        listen(session.connection().engine, "before_cursor_execute", lambda *_: statements.append(_[2]))
+        forget_mentions(session, "p_somebody")
+    (statement,) = statements
+    with api.service.store.read() as session:
+        plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", (None, "")).all()
+    assert plan
+    assert not [row for row in plan if "SCAN" in row[-1]]
+
+
+def test_mentions_go_with_their_reply(api: Any, vector: Any) -> None:
+    api.put("/v1/collections/staff")
+    assert api.post("/v1/collections/staff/people", json={"name": "Ada"}, headers=KEY).status_code == 201
+    with api.service.store.read() as session:
+        assert session.query(MentionRow).count() == 1
+    with api.service.store.write() as session:
+        assert drop_old_replies(session, before=datetime.now(UTC) + timedelta(days=1)) == 1
+        assert drop_old_replies(session, before=datetime.now(UTC) + timedelta(days=1)) == 0
+    with api.service.store.read() as session:
+        assert session.query(MentionRow).count() == 0

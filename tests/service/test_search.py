@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from service.decisions import fmr_of_search, fpir_of_search
+from service.routes import search
+from service.upgrades import model_before, next_model
+from service.writes import Once, Reply
 
 
 def test_the_threshold_follows_from_the_size_of_the_gallery(api: Any, vector: Any, synthetic_calibration: Any) -> None:
@@ -175,3 +178,29 @@ def _agrees(api: Any, truth: Truth, vector: Any) -> None:
             np.testing.assert_allclose([c["similarity"] for c in found], [score for _, score in expected], atol=1e-5)
     listed = api.get("/v1/collections/staff/people", params={"limit": 1000}).json()["people"]
     assert {person["id"]: person["faces"] for person in listed} == {p: len(f) for p, f in truth.people.items()}
+
+
+@pytest.mark.parametrize(("moves", "status"), [(3, 200), (4, 409)])
+def test_a_collection_that_moves_between_embedding_and_search_is_searched_by_its_new_model(
+    make_api: Any, make_tiny_bundle: Any, crop: Any, monkeypatch: pytest.MonkeyPatch, moves: int, status: int
+) -> None:
+    other = make_tiny_bundle(seed=1)
+    api = make_api(more_bundles=[other.path])
+    person, sent = api.person(), {"files": {"image": crop(1)}, "data": {"aligned": "true", "threshold": "0.99"}}
+    assert api.put("/v1/collections/staff/upgrade", json={"model": other.model_id}).status_code == 200
+    assert api.post(f"/v1/collections/staff/people/{person}/faces", **sent | {"data": {"aligned": "true"}}).is_success
+    embedded = search.probe_of
+    ways = [next_model(api.service.models, leave_behind=False), model_before] * 2
+
+    async def late(*arguments: Any) -> Any:
+        probe = await embedded(*arguments)
+        if len(ways) > 4 - moves:
+            api.service.upgrader.move(Once("test", None, b""), "staff", ways.pop(0), lambda *_: Reply(200))
+        return probe
+
+    monkeypatch.setattr(search, "probe_of", late)
+    answer = api.post("/v1/collections/staff/search", **sent)
+    assert answer.status_code == status, answer.text
+    if status == 200:
+        assert [candidate["person"]["id"] for candidate in answer.json()["candidates"]] == [person]
+        assert answer.json()["model"] == other.model_id

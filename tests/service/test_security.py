@@ -1,17 +1,31 @@
 """Keys, scopes, and what a service without keys lets in."""
 
 import hashlib
-from typing import Any
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import anyio
 import pytest
 
 from facemargin.errors import ConfigError
-from service.errors import ForbiddenError, UnauthenticatedError
-from service.security import Principal, Scope, authenticate, create_key, identify, is_loopback, parse_scope
+from service.errors import ForbiddenError, NotFoundError, StoreError, UnauthenticatedError
+from service.security import (
+    Principal,
+    Scope,
+    authenticate,
+    create_key,
+    identify,
+    is_loopback,
+    parse_scope,
+    rotate_key,
+)
 from service.server import demand_key_beyond_loopback
 from service.store import Store
-from service.store.keys import key_state, keys, revoke_key
+from service.store.database import DATABASE
+from service.store.keys import KeyLimits, KeyRing, key_state, keys, revoke_key
+from service.store.tables import now
 
 
 @pytest.fixture
@@ -29,48 +43,156 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def test_a_key_is_stored_as_its_hash(tmp_path: Any) -> None:
-    with Store(tmp_path) as store:
-        with store.write() as session:
-            made = create_key(session, label="door", scopes=[Scope.READ, Scope.VERIFY])
-        prefix, key_id, secret = made.split("_", 2)
-        assert (prefix, len(key_id)) == ("fm", 8)
-        assert len(secret) >= 43
-        with store.read() as session:
-            (row,) = keys(session)
-            assert (row.id, row.label, row.scopes) == (key_id, "door", ["read", "verify"])
-            assert row.digest == hashlib.sha256(secret.encode()).digest()
-            assert authenticate(session, made) == Principal(key_id, frozenset({Scope.READ, Scope.VERIFY}))
-    files = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+class Opened(NamedTuple):
+    store: Store
+    ring: KeyRing
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Opened]:
+    with Store(tmp_path) as store, closing(KeyRing(tmp_path / DATABASE)) as ring:
+        yield Opened(store, ring)
+
+
+def made(store: Store, *scopes: Scope, **limits: Any) -> str:
+    with store.write() as session:
+        return create_key(session, label="test", scopes=scopes, limits=KeyLimits(**limits))
+
+
+def test_a_key_is_stored_as_its_hash(opened: Opened) -> None:
+    key = made(opened.store, Scope.READ, Scope.VERIFY)
+    prefix, key_id, secret = key.split("_", 2)
+    assert (prefix, len(key_id)) == ("fm", 8)
+    assert len(secret) >= 43
+    with opened.store.read() as session:
+        (row,) = keys(session)
+        assert (row.id, row.label, row.scopes) == (key_id, "test", ["read", "verify"])
+        assert row.digest == hashlib.sha256(secret.encode()).digest()
+    assert authenticate(opened.ring, key) == Principal(key_id, frozenset({Scope.READ, Scope.VERIFY}))
+    files = b"".join(path.read_bytes() for path in opened.store.folder.iterdir())
     assert secret.encode() not in files
 
 
-def test_keys_that_are_none(tmp_path: Any) -> None:
-    with Store(tmp_path) as store:
-        with store.write() as session:
-            made = create_key(session, label="", scopes=[Scope.ADMIN])
-        key_id = made.split("_")[1]
-        wrong = [
-            "",
-            "fm",
-            "fm__",
-            made[:-1],
-            made + "x",
-            made.upper(),
-            f"fm_{key_id}_",
-            "fm_00000000_" + made[12:],
-            "ä",
-        ]
+def test_keys_that_are_none(opened: Opened) -> None:
+    store, ring = opened
+    key = made(store, Scope.ADMIN)
+    key_id = key.split("_")[1]
+    wrong = ["", "fm", "fm__", key[:-1], key + "x", key.upper(), f"fm_{key_id}_", "fm_00000000_" + key[12:], "ä"]
+    for token in wrong:
+        with pytest.raises(UnauthenticatedError, match="not valid"):
+            authenticate(ring, token)
+    assert authenticate(ring, key).name == key_id
+    with store.write() as session:
+        revoke_key(session, key_id)
+    with pytest.raises(UnauthenticatedError, match="not valid"):
+        authenticate(ring, key)
+    with store.read() as session:
+        assert key_state(session) == (1, 0)
+    assert not ring.empty()
+
+
+def test_a_key_ends_at_its_time(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, ring = opened
+    end = now() + timedelta(hours=1)
+    key = made(store, Scope.ADMIN, expires_at=end)
+    for moment, welcome in ((end - timedelta(milliseconds=1), True), (end, False), (end + timedelta(days=1), False)):
+        monkeypatch.setattr("service.security.now", lambda moment=moment: moment)
+        monkeypatch.setattr("service.store.keys.now", lambda moment=moment: moment)
         with store.read() as session:
-            for token in wrong:
-                with pytest.raises(UnauthenticatedError, match="not valid"):
-                    authenticate(session, token)
-        with store.write() as session:
-            revoke_key(session, key_id)
-        with store.read() as session:
+            assert key_state(session) == (1, int(welcome))
+        if welcome:
+            assert authenticate(ring, key).may(Scope.ADMIN)
+        else:
             with pytest.raises(UnauthenticatedError, match="not valid"):
-                authenticate(session, made)
-            assert key_state(session) == (1, 0)
+                authenticate(ring, key)
+
+
+def test_a_digest_is_compared_whether_the_key_exists_or_not(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = made(opened.store, Scope.ADMIN)
+    key_id = key.split("_")[1]
+    compared = list[tuple[int, int]]()
+
+    def counted(a: bytes, b: bytes) -> bool:
+        compared.append((len(a), len(b)))
+        return a == b
+
+    monkeypatch.setattr("service.security.hmac.compare_digest", counted)
+    for token in (f"fm_{key_id}_x", "fm_00000000_x", "nonsense", ""):
+        with pytest.raises(UnauthenticatedError):
+            authenticate(opened.ring, token)
+    assert compared == [(32, 32)] * 4
+
+
+def test_the_ring_reads_the_keys_again_only_when_the_database_changed(opened: Opened) -> None:
+    store, ring = opened
+    assert ring.empty()
+    keys_made = [made(store, Scope.READ), made(store, Scope.WRITE)]
+    found = [ring.find(key.split("_")[1]) for key in keys_made]
+    assert [key and key.scopes for key in found] == [{"read"}, {"write"}]
+    assert ring.find("00000000") is None
+    again = ring.find(keys_made[0].split("_")[1])
+    assert again is found[0]  # nothing was read in between
+    with Store(store.folder) as elsewhere, elsewhere.write() as session:
+        revoke_key(session, keys_made[0].split("_")[1])
+    changed = ring.find(keys_made[0].split("_")[1])
+    assert changed is not None
+    assert changed.revoked
+
+
+def test_a_ring_whose_database_does_not_answer_is_a_store_error(opened: Opened) -> None:
+    opened.ring.close()
+    with pytest.raises(StoreError, match="API keys"):
+        opened.ring.find("x")
+
+
+def test_rotation_keeps_what_a_key_may_and_ends_the_old_one(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, ring = opened
+    began = now()
+    old = made(store, Scope.READ, collections=("staff",), expires_at=began + timedelta(days=90), requests_per_minute=7)
+    later = began + timedelta(days=80)
+    for module in ("service.security", "service.store.keys"):
+        monkeypatch.setattr(f"{module}.now", lambda: later)
+    with store.write() as session:
+        new = rotate_key(session, old.split("_")[1], timedelta(hours=24))
+    before, after = authenticate(ring, old), authenticate(ring, new)
+    assert before.name != after.name
+    assert (after.scopes, after.collections, after.requests_per_minute) == ({Scope.READ}, {"staff"}, 7)
+    kept, ending = ring.find(after.name), ring.find(before.name)
+    assert kept is not None
+    assert ending is not None
+    assert ending.limits.expires_at == later + timedelta(hours=24)
+    assert kept.limits.expires_at is not None
+    assert abs(kept.limits.expires_at - (later + timedelta(days=90))) < timedelta(minutes=1)
+    with store.write() as session:
+        rotate_key(session, after.name, timedelta())
+    with pytest.raises(UnauthenticatedError):
+        authenticate(ring, new)
+    with store.write() as session, pytest.raises(ConfigError, match="not valid any more"):
+        rotate_key(session, after.name, timedelta(hours=1))
+    with store.write() as session, pytest.raises(NotFoundError, match="no key '00000000'"):
+        rotate_key(session, "00000000", timedelta(hours=1))
+
+
+def test_rotation_never_lengthens_the_life_of_the_old_key(opened: Opened) -> None:
+    end = now() + timedelta(hours=1)
+    old = made(opened.store, Scope.READ, expires_at=end)
+    with opened.store.write() as session:
+        rotate_key(session, old.split("_")[1], timedelta(days=30))
+    key = opened.ring.find(old.split("_")[1])
+    assert key is not None
+    assert key.limits.expires_at == end
+
+
+def test_a_key_that_is_limited_to_collections_knows_of_no_other() -> None:
+    limited = Principal("a", frozenset({Scope.ADMIN}), frozenset({"staff"}))
+    limited.enter("staff")
+    limited.make("staff")
+    assert (limited.sees("staff"), limited.sees("guests")) == (True, False)
+    with pytest.raises(NotFoundError, match="there is no collection 'guests'"):
+        limited.enter("guests")
+    with pytest.raises(ForbiddenError, match="limited to other collections"):
+        limited.make("guests")
+    Principal("b", frozenset()).enter("guests")
 
 
 def test_scopes() -> None:
@@ -79,6 +201,10 @@ def test_scopes() -> None:
     admin.demand(Scope.ENROL_EMBEDDING)
     with pytest.raises(ForbiddenError, match="'write' or 'admin'"):
         reader.demand(Scope.WRITE, Scope.ADMIN)
+    watcher = Principal("c", frozenset({Scope.METRICS}))
+    watcher.demand(Scope.METRICS)
+    with pytest.raises(ForbiddenError):
+        watcher.demand(*(scope for scope in Scope if scope is not Scope.METRICS))
     assert parse_scope("enrol-embedding") is Scope.ENROL_EMBEDDING
     with pytest.raises(ConfigError, match=r"'root'.*admin"):
         parse_scope("root")
@@ -102,14 +228,13 @@ def test_scopes() -> None:
     ],
 )
 def test_without_keys_only_this_machine(
-    tmp_path: Any, client: str | None, host: str | None, origin: str | None, welcome: bool
+    opened: Opened, client: str | None, host: str | None, origin: str | None, welcome: bool
 ) -> None:
-    with Store(tmp_path) as store, store.read() as session:
-        if welcome:
-            assert identify(session, None, client=client, host=host, origin=origin).may(Scope.ADMIN)
-        else:
-            with pytest.raises(UnauthenticatedError, match="facemargin keys add"):
-                identify(session, None, client=client, host=host, origin=origin)
+    if welcome:
+        assert identify(opened.ring, None, client=client, host=host, origin=origin).may(Scope.ADMIN)
+    else:
+        with pytest.raises(UnauthenticatedError, match="facemargin keys add"):
+            identify(opened.ring, None, client=client, host=host, origin=origin)
 
 
 def test_with_keys_every_route_needs_one(api: Any, key: Any, problem: Any) -> None:
@@ -131,73 +256,6 @@ def test_a_revoked_key_does_not_open_the_service(api: Any, key: Any, problem: An
         revoke_key(session, admin.split("_")[1])
     problem(api.get("/v1/models", headers=bearer(admin)), "unauthenticated", 401)
     problem(api.get("/v1/models"), "unauthenticated", 401)
-
-
-NEEDS = {
-    ("post", "/v1/embeddings"): {Scope.EMBED},
-    ("post", "/v1/verify"): {Scope.VERIFY},
-    ("get", "/v1/collections"): {Scope.READ},
-    ("put", "/v1/collections/{name}"): {Scope.ADMIN},
-    ("get", "/v1/collections/{name}"): {Scope.READ},
-    ("delete", "/v1/collections/{name}"): {Scope.ADMIN},
-    ("post", "/v1/collections/{name}/people"): {Scope.WRITE},
-    ("get", "/v1/collections/{name}/people"): {Scope.READ},
-    ("get", "/v1/collections/{name}/people/{person_id}"): {Scope.READ},
-    ("patch", "/v1/collections/{name}/people/{person_id}"): {Scope.WRITE},
-    ("delete", "/v1/collections/{name}/people/{person_id}"): {Scope.WRITE},
-    ("post", "/v1/collections/{name}/people/{person_id}/faces"): {Scope.WRITE, Scope.ENROL_EMBEDDING},
-    ("get", "/v1/collections/{name}/people/{person_id}/faces"): {Scope.READ},
-    ("delete", "/v1/collections/{name}/people/{person_id}/faces/{face_id}"): {Scope.WRITE},
-    ("post", "/v1/collections/{name}/search"): {Scope.READ},
-    ("get", "/v1/models"): set(Scope),
-    ("get", "/health/live"): None,
-    ("get", "/health/ready"): None,
-}
-
-
-def test_every_route_refuses_every_other_scope(api: Any, key: Any, problem: Any) -> None:
-    """All routes of the app, walked by its own document, with a key of each scope and with none."""
-    routes = {(method, path) for path, item in api.get("/openapi.json").json()["paths"].items() for method in item}
-    assert routes == set(NEEDS)
-    by_scope = {scope: key(scope) for scope in Scope}
-    for (method, path), needed in NEEDS.items():
-        url = path.format(name="nobody", person_id="p_x", face_id="f_x")
-        if needed is None:
-            assert api.request(method, url).status_code == 200
-            continue
-        problem(api.request(method, url), "unauthenticated", 401)
-        for scope, token in by_scope.items():
-            answer = api.request(method, url, headers=bearer(token))
-            if scope in needed or scope is Scope.ADMIN:
-                assert answer.status_code not in (401, 403), (method, path, scope)
-            else:
-                body = problem(answer, "forbidden", 403)
-                assert set(body["required_scopes"]) == {wanted.value for wanted in needed}
-
-
-def test_a_body_is_not_read_without_a_key(api: Any, key: Any) -> None:
-    key(Scope.ADMIN)
-    read, sent = list[int](), list[Any]()
-
-    async def receive() -> Any:
-        read.append(1)
-        return {"type": "http.request", "body": b"{", "more_body": True}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/v1/embeddings",
-        "raw_path": b"/v1/embeddings",
-        "headers": headers,
-    }
-    scope |= {"query_string": b"", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80), "scheme": "http"}
-    anyio.run(api.app, scope, receive, send)
-    assert sent[0]["status"] == 401
-    assert read == []
 
 
 def test_embeddings_are_enrolled_by_a_scope_of_their_own(

@@ -71,7 +71,19 @@ def test_a_master_key_is_base64_or_hexadecimal(tmp_path: Path, text: str) -> Non
     assert read_master_key(tmp_path / "key") == MASTER
 
 
-@pytest.mark.parametrize("text", ["", "secret", "zz" * 32, base64.b64encode(bytes(31)).decode(), "ä"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "secret",
+        "zz" * 32,
+        base64.b64encode(bytes(31)).decode(),
+        "ä",
+        "**" + base64.b64encode(MASTER).decode(),
+        base64.b64encode(MASTER).decode() + "!",
+        base64.b64encode(MASTER).decode().replace("M", "M M", 1),
+    ],
+)
 def test_what_is_no_master_key_is_refused_and_not_shown(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="32 random bytes") as caught:
         parse_master_key(text, "here")

@@ -169,3 +169,39 @@ def test_the_same_photograph_is_the_same_person(photo_api: Any, shared_data: Any
     other = photo_api.post("/v1/verify", files={"image_a": photos[0], "image_b": photos[2]}, data=data).json()
     assert other["similarity"] < 1
     assert other["face_a"]["box"] != other["face_b"]["box"]
+
+
+def test_a_face_that_was_left_behind_has_no_template(
+    make_api: Any, make_tiny_bundle: Any, problem: Any, crop: Any, vector: Any
+) -> None:
+    other = make_tiny_bundle(seed=1, embedding_dim=24)
+    api = make_api(more_bundles=[other.path])
+    person = api.person()
+    face = api.enrol(person, vector(1))["id"]
+    upgrade = "/v1/collections/staff/upgrade"
+    assert api.put(upgrade, json={"model": other.model_id}).status_code == 200
+    assert api.post(f"{upgrade}/switch", json={"leave_behind": True}).status_code == 200
+    for other_side in ({"face_id": face}, {"person": person}):
+        problem(verify(api, crop(1), collection="staff", **other_side), "no-template", 409)
+
+
+def test_nobody_is_verified_after_the_end_that_was_set(make_api: Any, problem: Any, crop: Any, vector: Any) -> None:
+    api = make_api(housekeeping_seconds=30)
+    person = api.person()
+    face = api.enrol(person, vector(1))["id"]
+    past = "2020-01-01T00:00:00Z"
+    assert api.patch(f"/v1/collections/staff/people/{person}", json={"expires_at": past}).status_code == 200
+    assert api.service.gallery.total == 1  # the housekeeping has not come by yet
+    for other_side in ({"face_id": face}, {"person": person}):
+        problem(verify(api, crop(1), collection="staff", **other_side), "not-found", 404)
+
+
+def test_nobody_is_found_after_the_end_that_was_set(make_api: Any, vector: Any) -> None:
+    api = make_api(housekeeping_seconds=30)
+    person, kept = api.person(), api.person("Bob")
+    api.enrol(person, vector(1))
+    past = "2020-01-01T00:00:00Z"
+    assert api.patch(f"/v1/collections/staff/people/{person}", json={"expires_at": past}).status_code == 200
+    assert api.service.gallery.total == 1
+    assert api.find(vector(1), threshold=0.999)["candidates"] == []
+    assert api.enrol(kept, vector(1))["warnings"] == []

@@ -1,0 +1,1 @@
+"""Measurements of the running service; `python -m service.bench.load`."""
