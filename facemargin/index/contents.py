@@ -102,7 +102,10 @@ class Contents:
     def survivors(self, numbers: Iterable[int]) -> Portion:
         """Copies of what is left in segments."""
         left = [self.segments[number].survivors() for number in numbers]
-        return np.concatenate([ids for ids, _ in left]), np.concatenate([vectors for _, vectors in left])
+        together = np.concatenate([ids for ids, _ in left]), np.concatenate([vectors for _, vectors in left])
+        for _, vectors in left:
+            vectors[:] = 0.0  # copies of faces that may be erased later
+        return together
 
     def drop(self, numbers: Iterable[int]) -> list[Segment]:
         """Take segments out, whose vectors have other places by now; their memory is left to be wiped."""

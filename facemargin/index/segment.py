@@ -30,7 +30,9 @@ class Segment:
         self, ids: Sequence[NDArray[np.int64]], vectors: Sequence[NDArray[np.float32]], quantiser: Quantiser
     ) -> None:
         self.ids, self.vectors = np.concatenate(ids), np.concatenate(vectors)
-        self.codes = Codes(quantiser.encode(self.vectors))
+        codes = quantiser.encode(self.vectors)
+        self.codes = Codes(codes)
+        codes[:] = 0  # a copy of faces that may be erased later
         self.live = len(self.ids)
 
     def erase(self, rows: NDArray[np.int64]) -> None:
