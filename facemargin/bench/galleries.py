@@ -15,7 +15,7 @@ from facemargin.bundle import load_bundle
 from facemargin.embedder import Embedder
 from facemargin.errors import DataError
 from facemargin.index import SearchResult
-from facemargin.index.ranking import best, compared
+from facemargin.index.ranking import best
 from facemargin.preprocessing import IMAGE_SUFFIXES, read_image
 
 BLOCK = 10_000
@@ -144,7 +144,8 @@ def oracle(gallery: Gallery, count: int, k: int) -> SearchResult:
     nothing = np.empty((len(gallery.queries), 0), dtype=np.float32)
     found = SearchResult(nothing, nothing.astype(np.int64))
     for ids, vectors in gallery.blocks(count):
-        found = best([found, compared(gallery.queries, ids, vectors)], k)
+        similarities = np.asarray(gallery.queries @ vectors.T)
+        found = best([found, SearchResult(similarities, np.broadcast_to(ids, similarities.shape))], k)
     return found
 
 

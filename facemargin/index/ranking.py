@@ -6,13 +6,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemargin.index.base import SearchResult, padded
+from facemargin.index.faiss_library import alone, load_faiss
 
 
-def compared(queries: NDArray[np.float32], ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> SearchResult:
-    """Every vector beside every query, in no order: (Q, N) cosines and ids; -inf where an id is negative."""
-    similarities = np.asarray(queries @ vectors.T)
-    similarities[:, ids < 0] = -np.inf
-    return SearchResult(similarities, np.broadcast_to(ids, similarities.shape))
+def compared(
+    queries: NDArray[np.float32], ids: NDArray[np.int64], vectors: NDArray[np.float32], k: int
+) -> SearchResult:
+    """The k largest cosines of each query with all vectors, and their ids, (Q, k) or as many as there are.
+
+    By FAISS and not by a matrix product: numpy's threads wait for the next product in a busy loop, and so take half of
+    the cores from the scan that follows.
+
+    Args:
+        queries: (Q, D).
+        ids: (N,), negative for what was removed; its place in the result has -inf and -1.
+        vectors: (N, D).
+        k: at least 1.
+    """
+    if not len(ids):
+        return SearchResult(np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))
+    faiss = load_faiss("the segmented index")
+    count = min(k + int((ids < 0).sum()), len(ids))
+    with alone():
+        similarities, rows = faiss.knn(queries, vectors, count, metric=faiss.METRIC_INNER_PRODUCT)
+    found = ids[rows]
+    similarities[found < 0] = -np.inf
+    return SearchResult(similarities, found)
 
 
 def best(parts: Sequence[SearchResult], k: int) -> SearchResult:

@@ -1,4 +1,4 @@
-"""Candidates of several segments by their codes, with one thread for each part of them."""
+"""Candidates of several segments by their codes, by several threads."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemargin.index.base import SearchResult
-from facemargin.index.faiss_library import load_faiss
+from facemargin.index.faiss_library import alone, load_faiss
 from facemargin.index.segment import NOBODY, Segment
 
 
@@ -41,20 +41,26 @@ class Candidates(NamedTuple):
 def scan(segments: Sequence[Segment], queries: NDArray[np.uint8], count: int, *, threads: int) -> Candidates:
     """Find the nearest codes.
 
-    FAISS searches one query on one thread, so the segments are dealt out to threads; it releases the interpreter.
+    FAISS searches one query on one thread, so several threads each take a segment as long as there is one. The calling
+    thread is one of them: where the others are late, or busy with somebody else's search, it does what they do not.
 
     Args:
         segments: at least one.
         queries: (Q, D) codes.
         count: candidates for each query, if there are so many rows.
-        threads: parts that are searched at a time.
+        threads: segments that are searched at a time.
     """
-    parts = [range(part, len(segments), threads) for part in range(min(threads, len(segments)))]
-    near = [
-        found
-        for part in _scanners(threads).map(lambda part: [_nearest(segments, p, queries, count) for p in part], parts)
-        for found in part
-    ]
+    todo = iter(range(len(segments)))
+
+    def found() -> list[_Near]:
+        return [_nearest(segments, position, queries, count) for position in todo]
+
+    helpers = [_helpers(threads).submit(found) for _ in range(min(threads, len(segments)) - 1)]
+    with alone():
+        near = found()
+    for helper in helpers:
+        if not helper.cancel():
+            near += helper.result()
     distances, positions, rows = (np.concatenate(values, axis=1) for values in zip(*near, strict=True))
     if count < distances.shape[1]:
         kept = np.argpartition(distances, count - 1, axis=1)[:, :count]
@@ -62,16 +68,18 @@ def scan(segments: Sequence[Segment], queries: NDArray[np.uint8], count: int, *,
     return Candidates(positions, rows)
 
 
-def _nearest(
-    segments: Sequence[Segment], position: int, queries: NDArray[np.uint8], count: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+_Near = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]
+"""Distances, positions of segments and rows, each (Q, C)."""
+
+
+def _nearest(segments: Sequence[Segment], position: int, queries: NDArray[np.uint8], count: int) -> _Near:
     segment = segments[position]
     distances, rows = segment.codes.nearest(queries, min(count, len(segment.ids)))
     return distances, np.full_like(rows, position), rows
 
 
 @cache
-def _scanners(threads: int) -> ThreadPoolExecutor:
-    """Threads shared by all indexes. FAISS opens a team of its own in each thread that calls it, hence teams of one."""
+def _helpers(threads: int) -> ThreadPoolExecutor:
+    """Threads beside the calling one, shared by all indexes."""
     faiss = load_faiss("the segmented index")
-    return ThreadPoolExecutor(threads, "index", initializer=faiss.omp_set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(threads - 1, "index", initializer=faiss.omp_set_num_threads, initargs=(1,))

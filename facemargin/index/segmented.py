@@ -145,22 +145,22 @@ class SegmentedIndex:
             scanned, quantiser = list(self._contents.segments.values()), self._contents.quantiser
         if quantiser is None or not scanned:
             with self._lock.read():
-                return best(self._compared(queries, ()), k)
+                return best(self._compared(queries, (), k), k)
         count = self.rerank_factor * k + self.rerank_more
         rough = scan(scanned, quantiser.encode(queries), count, threads=self._threads)
         with self._lock.read():
             candidates = rough.ranked(scanned, queries)
             if rough.fewest_live(candidates) < min(k, sum(segment.live for segment in scanned)):
                 return None
-            parts = [candidates, *self._compared(queries, scanned)]
+            parts = [candidates, *self._compared(queries, scanned, k)]
         return best(parts, k)
 
-    def _compared(self, queries: NDArray[np.float32], scanned: Sequence[Segment]) -> list[SearchResult]:
+    def _compared(self, queries: NDArray[np.float32], scanned: Sequence[Segment], k: int) -> list[SearchResult]:
         """Exact results of what was not scanned: the delta, and segments that were sealed meanwhile."""
         known = set(scanned)
         younger = [segment for segment in self._contents.segments.values() if segment not in known]
         parts: list[Segment | Delta] = [*younger, self._contents.delta]
-        return [compared(queries, part.ids, part.vectors) for part in parts]
+        return [compared(queries, part.ids, part.vectors, k) for part in parts]
 
 
 def _at_least(least: int, name: str, value: int) -> int:
