@@ -7,7 +7,6 @@ no model; that is `facemargin.embedder`.
 import contextlib
 import hashlib
 import json
-import os
 import platform
 import re
 import secrets
@@ -21,6 +20,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from facemargin.errors import BundleError
+from facemargin.flushing import flush, flush_path
 from facemargin.metrics.calibration import Calibration
 from facemargin.preprocessing.normalise import Preprocessing
 
@@ -202,11 +202,11 @@ def write_bundle(
             for name, data in files.items():
                 _write_synced(fresh / name, data)
             _write_synced(fresh / MANIFEST_NAME, _manifest_bytes(whole))
-            _sync_folder(fresh)
+            flush_path(fresh)
             _take_place(fresh, path)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-        _sync_folder(path.parent)
+        flush_path(path.parent)
     return Bundle(path, whole)
 
 
@@ -227,7 +227,7 @@ def update_manifest(bundle: Bundle, manifest: Manifest) -> Bundle:
             temporary.replace(bundle.path / MANIFEST_NAME)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(bundle.path)
+        flush_path(bundle.path)
     return Bundle(bundle.path, whole)
 
 
@@ -339,18 +339,7 @@ def _take_place(fresh: Path, path: Path) -> None:
 def _write_synced(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name != "posix":  # a folder cannot be opened elsewhere
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        flush(file)
 
 
 @contextlib.contextmanager

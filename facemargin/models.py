@@ -11,6 +11,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from facemargin.errors import ModelNotFoundError
+from facemargin.flushing import flush
 
 MODELS_VARIABLE = "FACEMARGIN_MODELS"
 """Environment variable with the folder of model files; by default the user's cache folder."""
@@ -130,8 +131,7 @@ def _write_atomically(target: Path, data: bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            flush(file)
         temporary.replace(target)
     except OSError as error:
         raise ModelNotFoundError(f"{target}: cannot be written ({error.strerror or error})") from error

@@ -25,8 +25,8 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
 from facemargin import __version__
+from facemargin.flushing import flush, flush_path
 from service.errors import StoreError
-from service.flushing import flush, flush_folder
 from service.store import ApiKeyRow, CollectionRow, FaceRow, PersonRow, Store, TemplateRow
 from service.store.audit import Record, check_log
 from service.store.database import DATABASE
@@ -118,7 +118,7 @@ def back_up(store: Path, output: Path) -> Manifest:
         with opened_backup(part) as again:
             again.check()
         part.rename(output)
-        flush_folder(output.absolute().parent)
+        flush_path(output.absolute().parent)
     return manifest
 
 

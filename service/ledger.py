@@ -13,8 +13,8 @@ from typing import BinaryIO, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from facemargin.flushing import flush, flush_path
 from service.errors import StoreError
-from service.flushing import flush, flush_folder
 from service.store import Store
 from service.store.audit import Record, check_chain, records
 
@@ -73,7 +73,7 @@ class Ledger:
                 )
             new = list(records(session, after=after))
         if end == 0:
-            flush_folder(self._path.absolute().parent)  # it may have been made just now
+            flush_path(self._path.absolute().parent)  # it may have been made just now
         file.truncate(end)  # only now is it known to be this store's ledger
         file.seek(end)
         file.write(as_lines(new))
@@ -117,7 +117,7 @@ def export_ledger(store: Store, output: Path) -> int:
         if output.exists():
             raise StoreError(f"{output} is there already; name another file")
         part.rename(output)
-        flush_folder(output.absolute().parent)
+        flush_path(output.absolute().parent)
     except OSError as error:
         raise StoreError(f"the ledger {output} cannot be written: {error.strerror}") from error
     finally:

@@ -16,10 +16,10 @@ from typing import Final
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, undefer
 
+from facemargin.flushing import flush_path
 from service.backup import Backup, Manifest, agree, examined, failing_as, opened_backup
 from service.erasure import remove_collection, remove_face, remove_person
 from service.errors import StoreError
-from service.flushing import flush_folder
 from service.since import Since, known_since
 from service.snapshots import SNAPSHOTS
 from service.store import ApiKeyRow, CollectionRow, FaceRow, PersonRow, Store, TemplateRow
@@ -213,7 +213,7 @@ def _take_place(database: Path, folder: Path) -> None:
     for log in _LOGS:
         Path(f"{old}{log}").unlink(missing_ok=True)
     database.replace(old)
-    flush_folder(folder)
+    flush_path(folder)
     shutil.rmtree(folder / SNAPSHOTS, ignore_errors=True)  # of the old one; nothing opens them any more
 
 

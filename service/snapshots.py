@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
+from facemargin.flushing import flush, flush_path
 from service.errors import StoreError
-from service.flushing import flush, flush_folder
 from service.store import Store
 from service.store.snapshot_keys import (
     collections_with_snapshot_key,
@@ -176,7 +176,7 @@ class Snapshots:
                     return False
                 keep_snapshot_key(session, number, key)
                 part.rename(self._path(number))
-                flush_folder(self._folder)
+                flush_path(self._folder)
             return True
         finally:
             with suppress(OSError):

@@ -114,14 +114,14 @@ def new_key(file: Annotated[Path, typer.Argument(help="The file to make, readabl
 
 def _write_key(file: Path, text: bytes) -> None:
     """A new file with a key, on the disk when this returns; or none."""
-    from service.flushing import flush, flush_folder
+    from facemargin.flushing import flush, flush_path
 
     number = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         with os.fdopen(number, "wb") as opened:
             opened.write(text)
             flush(opened)
-        flush_folder(file.absolute().parent)
+        flush_path(file.absolute().parent)
     except OSError:
         file.unlink()
         raise

@@ -5,7 +5,6 @@ A checkpoint is written beside its final place, synced to disk and renamed, so t
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from facemargin.errors import CheckpointError
+from facemargin.flushing import flush_path
 
 FORMAT_VERSION = 1
 _STEP = re.compile(r"step-(\d{8})")
@@ -61,15 +61,6 @@ def _unpack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     return value
 
 
-def sync_to_disk(path: Path) -> None:
-    """Wait until a file or folder is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
@@ -99,9 +90,9 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int
         header = {"format_version": FORMAT_VERSION, "step": step, "sha256": file_sha256(partial / _TENSORS)}
         (partial / _STATE).write_text(json.dumps({**header, "state": packed}, indent=1), encoding="utf-8")
         for path in (partial / _TENSORS, partial / _STATE, partial):
-            sync_to_disk(path)
+            flush_path(path)
         partial.rename(final)
-        sync_to_disk(folder)
+        flush_path(folder)
     for old in checkpoints_in(folder)[:-keep]:
         shutil.rmtree(old)
     return final

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from facemargin.errors import CheckpointError
+from facemargin.flushing import flush_path
 from facemargin.heads import Head
 from facemargin.partitions.collectives import Group, gather_numbers, gather_rows, world
 from facemargin.partitions.sharded import Sharded, shard_range
-from training.checkpoint import file_sha256, sync_to_disk
+from training.checkpoint import file_sha256
 
 FORMAT_VERSION = 1
 _INDEX, _REPLICATED = "index.json", "replicated.safetensors"
@@ -211,7 +212,7 @@ def _write_rows(place: _Place, partial: Path, rows: dict[str, Tensor]) -> str:
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None = None) -> str:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, header)
-    sync_to_disk(path)
+    flush_path(path)
     return file_sha256(path)
 
 
@@ -246,9 +247,9 @@ def _finish(place: _Place, folder: Path, partial: Path, head: Head, content: _Co
     }
     (partial / _INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
     for path in (partial / _INDEX, partial):
-        sync_to_disk(path)
+        flush_path(path)
     partial.rename(folder)
-    sync_to_disk(folder.parent)
+    flush_path(folder.parent)
 
 
 def _options(head: Head) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from facemargin.flushing import flush
+
 
 def write_whole(path: Path, content: str | bytes, *, sync: bool = True) -> Path:
     """Write a file beside its place, then rename it.
@@ -25,9 +27,8 @@ def write_whole(path: Path, content: str | bytes, *, sync: bool = True) -> Path:
     try:
         with partial.open("wb") as file:
             file.write(data)
-            file.flush()
             if sync:
-                os.fsync(file.fileno())
+                flush(file)
         return partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
