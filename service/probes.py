@@ -1,6 +1,7 @@
 """The face that a request is about: found in an image, or given as an embedding with the name of its model."""
 
-from typing import Annotated, Literal, NamedTuple, Self
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Final, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from service.store import CollectionRow
 
 _LONGEST_EMBEDDING = 16384
 _SMALLEST_NORM = 1e-6
+_TRIES: Final = 4
+
+Answer = TypeVar("Answer")
 
 Aligned = Annotated[
     bool, Field(description="The image is a crop by the model's template already; nothing is detected. Never guessed.")
@@ -56,6 +60,22 @@ class ProbeBody(Body):
         if self.embedding is not None and (self.aligned or "face" in self.model_fields_set):
             raise ValueError("'aligned' and 'face' are about an image; an embedding has neither")
         return self
+
+
+async def by_its_model(attempt: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Do what first asks which model a collection has, then embeds a face by it, and then uses both.
+
+    A collection that moves to another model in between is asked again, so that no client hears of the switch.
+
+    Raises:
+        ModelMismatchError: the request is about another model than the collection's, or the collection keeps moving.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return await attempt()
+        except ModelMismatchError:
+            continue
+    return await attempt()
 
 
 async def probe_of(service: Service, body: ProbeBody, gallery: CollectionRow) -> Probe:

@@ -1,6 +1,7 @@
 """``/recognition/faces``: the examples of subjects; add, list, download, delete, and compare one with an image."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from service.erasure import erase_face
 from service.errors import NotFoundError
 from service.gallery import Change
 from service.models import Model
-from service.probes import Probe
+from service.probes import Probe, by_its_model
 from service.replies import write
 from service.routes.people import PersonName
 from service.store import CollectionRow, FaceRow, PersonRow
@@ -47,22 +48,26 @@ async def add_example(
     body: Annotated[FileBody, Depends(body_of(FileBody))],
 ) -> JSONResponse:
     """Enrol the only face of an image; the subject, and the key's collection, are made where they are missing."""
-    gallery, model = await run_in_threadpool(place, service, name)
-    face = (await find(service, model, {"file": body.file}, options))["file"].only()
-    further = {}
-    if gallery is not None:
-        further = await run_in_threadpool(further_vectors, service.engine, service.models, gallery, face.crop)
-    source = "image" if options.detect else "aligned"
-    enrolment = Enrolment(name, "", Probe(face.embedding, face), model.id, source, further)
 
-    def work(session: Session, changes: list[Change]) -> Reply:
-        row = made(service, session, name)
-        found = people(session, row, subject, limit=1)
-        who = found[0] if found else add_person(session, row, subject)
-        return enrol(service, session, changes, replace(enrolment, person=who.public_id))
+    async def enrolled() -> Reply:
+        gallery, model = await run_in_threadpool(place, service, name)
+        face = (await find(service, model, {"file": body.file}, options))["file"].only()
+        further = {}
+        if gallery is not None:
+            further = await run_in_threadpool(further_vectors, service.engine, service.models, gallery, face.crop)
+        source = "image" if options.detect else "aligned"
+        enrolment = Enrolment(name, "", Probe(face.embedding, face), model.id, source, further)
+        return await write(service, once(caller.name), partial(_enrol, service, subject, enrolment))
 
-    reply = await write(service, once(caller.name), work)
+    reply = await by_its_model(enrolled)
     return JSONResponse({"image_id": (reply.body or {})["id"], "subject": subject}, status_code=201)
+
+
+def _enrol(service: Service, subject: str, face: Enrolment, session: Session, changes: list[Change]) -> Reply:
+    row = made(service, session, face.collection)
+    found = people(session, row, subject, limit=1)
+    who = found[0] if found else add_person(session, row, subject)
+    return enrol(service, session, changes, replace(face, person=who.public_id))
 
 
 @router.get("", response_model=None)
@@ -99,7 +104,7 @@ async def delete_examples_of_subject(
     subject: Annotated[PersonName | None, Query()] = None,
 ) -> JSONResponse:
     """Erase all examples of a subject, or of all, and with them the subjects, as CompreFace does."""
-    erased = await run_in_threadpool(erase, service, name, caller.name, subject)
+    erased = await erase(service, name, caller.name, subject)
     return receipted({"deleted": erased.faces}, erased)
 
 
@@ -111,7 +116,7 @@ async def delete_examples(
     body: Annotated[ExamplesBody, Depends(body_of(ExamplesBody))],
 ) -> JSONResponse:
     """Erase examples by their ids; unknown ids are passed over."""
-    gone, erased = await run_in_threadpool(_erase_examples, service, name, caller.name, body.image_ids)
+    gone, erased = await _erase_examples(service, name, caller.name, body.image_ids)
     return receipted(gone, erased)
 
 
@@ -120,13 +125,13 @@ async def delete_example(
     caller: PeopleWriter, service: ServiceDep, name: CollectionOfKey, image_id: ImageId
 ) -> JSONResponse:
     """Erase an example; the subject stays."""
-    gone, erased = await run_in_threadpool(_erase_examples, service, name, caller.name, [image_id])
+    gone, erased = await _erase_examples(service, name, caller.name, [image_id])
     if not gone:
         raise Refusal(EXAMPLE_UNKNOWN, f"Image {image_id} not found")
     return receipted(gone[0], erased)
 
 
-def _erase_examples(
+async def _erase_examples(
     service: Service, name: str, actor: str, image_ids: list[str]
 ) -> tuple[list[dict[str, str]], Erased]:
     gone: list[dict[str, str]] = []
@@ -145,7 +150,7 @@ def _erase_examples(
             reply = Reply(204, collection=name, receipt=record.receipt)
         return reply
 
-    reply = service.writer.run(once(actor), work)
+    reply = await write(service, once(actor), work)
     return gone, Erased(0, len(gone), reply.receipt)
 
 

@@ -11,6 +11,7 @@ from service.context import Service
 from service.erasure import erase_person
 from service.gallery import Change, Gallery, difference
 from service.models import Model
+from service.replies import write
 from service.store import CollectionRow, FaceRow, PersonRow
 from service.store.faces import add_template, delete_face, faces, sealing_context, stored_crop, templates_of_person
 from service.store.faces import models_of_person as models_of
@@ -102,17 +103,17 @@ def page_of_faces(
     return [(public_id, name) for public_id, name in rows], total
 
 
-def erase(service: Service, name: str, actor: str, subject: str | None) -> Erased:
+async def erase(service: Service, name: str, actor: str, subject: str | None) -> Erased:
     """Erase the people of a name, or everybody of the collection."""
     erased = Erased(0, 0, None)
     while True:
-        some = _erase_some(service, name, actor, subject)
+        some = await _erase_some(service, name, actor, subject)
         erased = Erased(erased.people + some.people, erased.faces + some.faces, some.receipt or erased.receipt)
         if some.people < _AT_A_TIME:
             return erased
 
 
-def _erase_some(service: Service, name: str, actor: str, subject: str | None) -> Erased:
+async def _erase_some(service: Service, name: str, actor: str, subject: str | None) -> Erased:
     erased = Erased(0, 0, None)
 
     def work(session: Session, changes: list[Change]) -> Reply:
@@ -126,7 +127,7 @@ def _erase_some(service: Service, name: str, actor: str, subject: str | None) ->
         erased = Erased(len(found), count, records[-1].receipt)
         return Reply(204, collection=name, receipt=erased.receipt)
 
-    service.writer.run(once(actor), work)
+    await write(service, once(actor), work)
     return erased
 
 

@@ -14,6 +14,7 @@ from service.compreface.requests import CollectionOfKey, FileBody, OptionsDep, P
 from service.context import Service
 from service.deps import Reader, ServiceDep
 from service.faces import EmbeddedFace
+from service.probes import by_its_model
 from service.store.faces import people_by_row
 
 router = APIRouter(prefix=f"{PREFIX}/recognition", include_in_schema=False)
@@ -30,12 +31,16 @@ async def recognize(
 ) -> dict[str, Any]:
     """The best subjects for every face, as CompreFace ranks them: without a threshold, so strangers get names too."""
     options.demand(caller)
-    where = await run_in_threadpool(place, service, name)
-    found = (await find(service, where.model, {"file": body.file}, options))["file"]
-    faces = largest(found, options)
-    ranked = await run_in_threadpool(_ranked, service, where, faces, count)
-    shown = [found.shown(face, options) | {"subjects": subjects} for face, subjects in zip(faces, ranked, strict=True)]
-    return {"result": shown, **versions(where.model, options)}
+
+    async def recognized() -> dict[str, Any]:
+        where = await run_in_threadpool(place, service, name)
+        found = (await find(service, where.model, {"file": body.file}, options))["file"]
+        faces = largest(found, options)
+        ranked = await run_in_threadpool(_ranked, service, where, faces, count)
+        shown = [found.shown(face, options) | {"subjects": names} for face, names in zip(faces, ranked, strict=True)]
+        return {"result": shown, **versions(where.model, options)}
+
+    return await by_its_model(recognized)
 
 
 def _ranked(service: Service, where: Place, faces: list[EmbeddedFace], count: int) -> list[list[dict[str, Any]]]:

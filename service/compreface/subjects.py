@@ -83,7 +83,7 @@ async def delete_subject(
     caller: PeopleWriter, service: ServiceDep, name: CollectionOfKey, subject: Subject
 ) -> JSONResponse:
     """Erase a subject with all examples."""
-    erased = await run_in_threadpool(erase, service, name, caller.name, subject)
+    erased = await erase(service, name, caller.name, subject)
     if not erased.people:
         raise Refusal(SUBJECT_UNKNOWN, f"Subject {subject} not found")
     return receipted({"subject": subject}, erased)
@@ -92,7 +92,7 @@ async def delete_subject(
 @router.delete("", response_model=None)
 async def delete_all_subjects(caller: PeopleWriter, service: ServiceDep, name: CollectionOfKey) -> JSONResponse:
     """Erase all subjects with all examples."""
-    erased = await run_in_threadpool(erase, service, name, caller.name, None)
+    erased = await erase(service, name, caller.name, None)
     return receipted({"deleted": erased.people}, erased)
 
 

@@ -26,7 +26,7 @@ from service.openapi import (
     REPEATABLE,
     documented,
 )
-from service.probes import Probe, ProbeBody, probe_by, probe_of
+from service.probes import Probe, ProbeBody, by_its_model, probe_by, probe_of
 from service.replies import response, written
 from service.schemas import MODEL_ID, Part, TemplateReply
 from service.security import Scope
@@ -138,13 +138,17 @@ async def post_face(
     once = again.once(caller, body)
     if (earlier := await run_in_threadpool(service.writer.replay, once)) is not None:
         return response(earlier)
-    gallery = await run_in_threadpool(_target, service, name, person_id)
-    probe = await probe_of(service, body, gallery)
-    if body.min_quality is not None and probe.face is not None:
-        check_quality(probe.face.quality, body.min_quality)
-    further = await run_in_threadpool(_further, service, gallery, probe)
-    enrolment = Enrolment(name, person_id, probe, gallery.model, _source(body), further)
-    return await written(service, once, lambda session, changes: enrol(service, session, changes, enrolment))
+
+    async def enrolled() -> Response:
+        gallery = await run_in_threadpool(_target, service, name, person_id)
+        probe = await probe_of(service, body, gallery)
+        if body.min_quality is not None and probe.face is not None:
+            check_quality(probe.face.quality, body.min_quality)
+        further = await run_in_threadpool(_further, service, gallery, probe)
+        enrolment = Enrolment(name, person_id, probe, gallery.model, _source(body), further)
+        return await written(service, once, lambda session, changes: enrol(service, session, changes, enrolment))
+
+    return await by_its_model(enrolled)
 
 
 def _further(service: Service, gallery: CollectionRow, probe: Probe) -> dict[str, NDArray[np.float32]]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from starlette.concurrency import run_in_threadpool
 
-from facemargin.errors import ModelMismatchError, UnsupportedFmrError
+from facemargin.errors import UnsupportedFmrError
 from service.bodies import body_of
 from service.context import Service
 from service.decisions import Decisions, fpir_of_search
@@ -17,7 +17,7 @@ from service.deps import CollectionName, Reader, ServiceDep
 from service.errors import CalibrationMissingError
 from service.faces import EmbeddedFace
 from service.openapi import EXAMPLE_FACE, EXAMPLE_IMAGE, EXAMPLE_MODEL, IMAGE, KEYED, ONE_FACE, documented
-from service.probes import ProbeBody, probe_of
+from service.probes import ProbeBody, by_its_model, probe_of
 from service.schemas import MODEL_ID, FoundFace, Part, PersonRef
 from service.security import Principal, Scope
 from service.store import CollectionRow
@@ -25,10 +25,6 @@ from service.store.faces import people_by_row
 from service.store.people import collection
 
 router = APIRouter(prefix="/v1/collections/{name}/search", tags=["search"])
-
-
-_TRIES = 4
-"""A collection that moves to another model between the embedding and the search is asked again, by its new model."""
 
 
 class SearchBody(ProbeBody):
@@ -122,12 +118,7 @@ async def search(
     caller: Reader, service: ServiceDep, name: CollectionName, body: Annotated[SearchBody, Depends(body_of(SearchBody))]
 ) -> SearchReply:
     """The people whom the face matches. The threshold follows from `max_fpir` and the number of templates."""
-    for _ in range(_TRIES - 1):
-        try:
-            return await _searched(caller, service, name, body)
-        except ModelMismatchError:
-            continue
-    return await _searched(caller, service, name, body)
+    return await by_its_model(lambda: _searched(caller, service, name, body))
 
 
 async def _searched(caller: Principal, service: Service, name: str, body: SearchBody) -> SearchReply:

@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -368,43 +367,6 @@ def send_again(api: Any, person: str, image: bytes, bundle: Bundle) -> None:
     (face,) = api.get(f"{PEOPLE}/{person}/faces").json()["faces"]
     sent = {"files": {"image": image}, "data": {"aligned": "true", "model": bundle.model_id}}
     assert api.put(f"{PEOPLE}/{person}/faces/{face['id']}/template", **sent).status_code == 200
-
-
-def test_a_face_embedded_before_the_switch_is_not_enrolled_after_it(
-    two: Any, crop: Any, other: Bundle, problem: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from service.routes import faces
-
-    people = enrol_five(two, crop, keep_crops=True)
-    two.put(UPGRADE, json={"model": other.model_id})
-    wait_for(lambda: two.get(UPGRADE).json()["embedded"] == 5)
-    embedding = faces.probe_of
-
-    async def slow(*arguments: Any) -> Any:
-        probe = await embedding(*arguments)
-        with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(two.service.writer.run, *_switching(two)).result().status == 200
-        return probe
-
-    monkeypatch.setattr(faces, "probe_of", slow)
-    sent = {"files": {"image": crop(8)}, "data": {"aligned": "true"}}
-    problem(two.post(f"{PEOPLE}/{people['person 0']}/faces", **sent), "model-mismatch", 409)
-    assert templates(two, other.model_id) == templates(two, two.model) == 5
-
-
-def _switching(api: Any) -> Any:
-    from service.store.people import collection
-    from service.upgrades import bind
-    from service.writes import Once, Reply
-
-    def work(session: Any, changes: Any) -> Reply:
-        gallery = collection(session, "staff")
-        model = api.service.models[gallery.upgrade_model]
-        shelf_for = partial(api.service.gallery.shelf_for, drafted=None)
-        bind(session, changes, gallery, model=model, shelf_for=shelf_for)
-        return Reply(200)
-
-    return Once("test", None, b""), work
 
 
 def test_a_crop_that_cannot_be_read_keeps_no_other_waiting(two: Any, crop: Any, other: Bundle, caplog: Any) -> None:
