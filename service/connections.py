@@ -35,6 +35,11 @@ else:
     _Base = object
 
 _LINGER_SECONDS = 60.0
+_LEAVE_SECONDS = 1.0
+"""How long what a refused client still sends is read and thrown away: closed before, the system would answer it with a
+reset, which may overtake the reply."""
+_LEAVE_BYTES = 16 * 1024 * 1024
+_MOST_LEAVING = 100
 _RETRY_SECONDS = 1
 _NEW_SECONDS = 1.0
 """How long a connection keeps its place before its first request: that may be here already, unread."""
@@ -49,12 +54,15 @@ class Room:
         head_seconds: longest time that the head of a request may take.
         members: those that are open.
         waiting: those of them without a running request, the longest waiting first, and when each may be dropped.
+        leaving: those that were refused, beside the members or of them, and have not hung up yet; and how many bytes
+            of theirs are still thrown away.
     """
 
     most: int
     head_seconds: float
     members: set["GuardedConnection"] = field(default_factory=set)
     waiting: dict["GuardedConnection", float] = field(default_factory=dict)
+    leaving: dict["GuardedConnection", int] = field(default_factory=dict)
 
     def admit(self, connection: "GuardedConnection") -> bool:
         """Take a new connection in, in place of a waiting one where all are taken; False where that is impossible."""
@@ -72,6 +80,7 @@ class Room:
         """Forget a connection."""
         self.members.discard(connection)
         self.waiting.pop(connection, None)
+        self.leaving.pop(connection, None)
 
 
 class _Flow(FlowControl):
@@ -117,6 +126,9 @@ class GuardedConnection(_Base):
     def data_received(self, data: bytes) -> None:
         """Pass the data on; then see whether they completed a request."""
         if self.transport.is_closing():
+            return
+        if self in self.room.leaving:
+            self._throw_away(len(data))
             return
         super().data_received(data)
         if self._busy:
@@ -206,10 +218,22 @@ class GuardedConnection(_Base):
             self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
 
     def _refuse(self, status: HTTPStatus, detail: str, retry_after: int | None = None) -> None:
-        """Answer without the application, and close."""
-        if not self.transport.is_closing():
-            self.transport.write(raw_problem(status, detail, retry_after))
+        """Answer without the application, and close when the client does, or soon."""
+        if self.transport.is_closing():
+            return
+        self.transport.write(raw_problem(status, detail, retry_after))
+        if len(self.room.leaving) >= _MOST_LEAVING:
             self._close()
+            return
+        self._unwatch()
+        self.transport.write_eof()
+        self.room.leaving[self] = _LEAVE_BYTES
+        self._timer = self.loop.call_later(_LEAVE_SECONDS, self.transport.abort)
+
+    def _throw_away(self, count: int) -> None:
+        self.room.leaving[self] -= count
+        if self.room.leaving[self] < 0:
+            self.transport.abort()
 
 
 def guarded(room: Room) -> type[asyncio.Protocol]:

@@ -248,6 +248,40 @@ def test_when_all_connections_work_a_new_one_is_sent_away(serve: Serve) -> None:
         assert server.ask().startswith(b"HTTP/1.1 200")
 
 
+def test_who_is_sent_away_in_the_middle_of_a_request_gets_the_reply_and_no_reset(serve: Serve) -> None:
+    server = serve(most=1)
+    body = bytes(3_000_000)
+    with server.connect(GET.replace(b"/ ", b"/wait ")), server.connect() as connection:
+        wait_for(lambda: bool(server.room.leaving))
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        assert reply(connection).startswith(b"HTTP/1.1 503")
+        assert connection.recv(1) == b""
+    wait_for(lambda: not server.room.leaving)
+
+
+def test_who_is_sent_away_and_does_not_go_is_put_out(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_LEAVE_SECONDS", 0.2)
+    server = serve(most=1)
+    with server.connect(GET.replace(b"/ ", b"/wait ")), server.connect() as connection:
+        assert reply(connection).startswith(b"HTTP/1.1 503")
+        wait_for(lambda: not server.room.leaving)
+        with pytest.raises(OSError, match=r"reset|pipe"):  # noqa: PT012
+            for _ in range(100):
+                connection.sendall(b"more")
+                time.sleep(0.01)
+
+
+def test_only_so_many_are_waited_for_that_were_sent_away(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_MOST_LEAVING", 2)
+    server = serve(most=1)
+    with ExitStack() as held:
+        held.enter_context(server.connect(GET.replace(b"/ ", b"/wait ")))
+        away = [held.enter_context(server.connect()) for _ in range(4)]
+        for connection in away:
+            assert reply(connection).startswith(b"HTTP/1.1 503")
+        assert len(server.room.leaving) == 2
+
+
 def test_connections_that_just_came_make_no_room(serve: Serve) -> None:
     """Their requests are on the way; a client that is told to come again is better off than one that is cut off."""
     server = serve(most=2, head_seconds=60)
