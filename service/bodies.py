@@ -8,12 +8,13 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, TypeVar, get_origin
 from weakref import WeakSet
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -24,8 +25,6 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.errors import BadBodyError, InvalidBase64Error, UnsupportedMediaTypeError
 from service.faces import check_image_count
@@ -123,36 +122,37 @@ async def _read(request: Request, model: type[BodyT], may_be_empty: bool) -> Bod
     return model.model_validate_json(body, context=limits)
 
 
-class _FormInMemory(MultiPartParser):
-    """A form parser that never spools to disk; the size of the whole body is limited before."""
-
-    spool_max_size = 2**62
-
-
 async def _form(request: Request, model: type[Body]) -> dict[str, Any]:
     """The parts of a form by name; a list where the model wants one."""
-    parser = _FormInMemory(request.headers, request.stream(), max_files=_MAX_PARTS, max_fields=_MAX_PARTS)
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise BadBodyError(f"the multipart form cannot be read: {error.message}") from error
-    except UnicodeError as error:
-        raise BadBodyError("the multipart form cannot be read: its charset does not fit it; send UTF-8") from error
-    try:
-        return await _values(form, model)
-    finally:
-        await form.close()
-
-
-async def _values(form: FormData, model: type[Body]) -> dict[str, Any]:
     lists = {name for name, field in model.model_fields.items() if get_origin(field.annotation) in (list, tuple)}
     values: dict[str, Any] = {}
-    for name, part in form.multi_items():
-        value = await part.read() if isinstance(part, UploadFile) else part
-        if name in lists:
-            values.setdefault(name, []).append(value)
-        elif name in values:
-            raise BadBodyError(f"the part '{name}' comes more than once", field=name)
-        else:
-            values[name] = value
+    try:
+        async for name, value in _parts(request):
+            if name in lists:
+                values.setdefault(name, []).append(value)
+            elif name in values:
+                raise BadBodyError(f"the part '{name}' comes more than once", field=name)
+            else:
+                values[name] = value
+    except MultipartError as error:
+        raise BadBodyError(f"the multipart form cannot be read: {error}") from error
+    except UnicodeError as error:
+        raise BadBodyError("the multipart form cannot be read: a field is not UTF-8") from error
     return values
+
+
+async def _parts(request: Request) -> AsyncIterator[tuple[str, str | bytes]]:
+    """Name and content of each part: text of a field, bytes of a file. All of it stays in memory."""
+    _, options = parse_options_header(request.headers["Content-Type"])
+    with PushMultipartParser(
+        options.get("boundary", ""), max_segment_count=_MAX_PARTS, header_charset="utf-8"
+    ) as parser:
+        name, is_file, content = "", False, bytearray()
+        async for chunk in request.stream():
+            for event in parser.parse(chunk) if chunk else ():
+                if isinstance(event, MultipartSegment):
+                    name, is_file, content = event.name, event.filename is not None, bytearray()
+                elif event is None:
+                    yield name, bytes(content) if is_file else content.decode()
+                else:
+                    content += event

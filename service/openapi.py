@@ -12,6 +12,16 @@ from service.problems import ALL_PROBLEMS, MEDIA_TYPE, TYPE_PREFIX
 
 ALWAYS = ("host-not-allowed", "invalid-request", "internal-error", "store-unavailable")
 KEYED = ("unauthenticated", "forbidden", "rate-limited")
+KEYS = {
+    "HTTPBearer": {"type": "http", "scheme": "bearer", "description": "An API key made by `facemargin keys add`."},
+    "APIKeyHeader": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "The same key in a header of its own.",
+    },
+}
+"""The ways to send a key; each route that is `KEYED` takes either."""
 BODY = ("bad-body", "invalid-json", "unsupported-media-type", "body-too-large", "upload-too-slow")
 IMAGE = (
     "invalid-base64",
@@ -99,9 +109,11 @@ def documented(
         content = {"content": {"application/json": {"example": example}}}
         responses[status] = content
         responses |= {code: meaning | content for code, meaning in (more_status or {}).items()}
-    if body is None:
-        return {"responses": responses, "status_code": status}
-    extra = {"requestBody": _request_body(body, body_example)}
+    extra: dict[str, Any] = {}
+    if "unauthenticated" in slugs:
+        extra["security"] = [{name: []} for name in KEYS]
+    if body is not None:
+        extra["requestBody"] = _request_body(body, body_example)
     return {"responses": responses, "status_code": status, "openapi_extra": extra}
 
 
@@ -182,7 +194,9 @@ def _document(app: FastAPI) -> dict[str, Any]:
         description=DESCRIPTION,
         routes=app.routes,
     )
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    components = document.setdefault("components", {})
+    components["securitySchemes"] = KEYS
+    schemas = components.setdefault("schemas", {})
     schemas["Problem"] = ProblemReply.model_json_schema()
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)

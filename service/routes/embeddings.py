@@ -8,11 +8,12 @@ from pydantic import Field
 from service.bodies import Body, Images, body_of
 from service.deps import Embedder, ServiceDep
 from service.faces import EmbeddedImage
+from service.lean_route import LeanRoute
 from service.openapi import EXAMPLE_FACE, EXAMPLE_IMAGE, EXAMPLE_MODEL, IMAGE, KEYED, ONE_FACE, documented
 from service.probes import Aligned
 from service.schemas import MODEL_ID, FoundFace, Part
 
-router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"])
+router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"], route_class=LeanRoute)
 
 
 class EmbeddingsBody(Body):

@@ -14,6 +14,7 @@ from service.decisions import Criterion, fpir_of_search
 from service.deps import ServiceDep, Verifier
 from service.errors import NoTemplateError
 from service.faces import EmbeddedFace
+from service.lean_route import LeanRoute
 from service.models import Model
 from service.openapi import EXAMPLE_FACE, EXAMPLE_IMAGE, EXAMPLE_MODEL, IMAGE, KEYED, ONE_FACE, documented
 from service.probes import Aligned, OneFace, model_of
@@ -22,7 +23,7 @@ from service.store import CollectionRow, PersonRow
 from service.store.faces import face_in_collection, templates_of_person
 from service.store.people import collection, person, person_by_row
 
-router = APIRouter(prefix="/v1/verify", tags=["verify"])
+router = APIRouter(prefix="/v1/verify", tags=["verify"], route_class=LeanRoute)
 
 
 class VerifyBody(Body):

@@ -141,8 +141,11 @@ def test_too_many_images(make_api: Any, problem: Any, crop: Any) -> None:
         (b"no parts", {"Content-Type": "multipart/form-data; boundary=x"}, "bad-body", 400),
         (b"--x\r\n\r\nhello\r\n--x--", {"Content-Type": "multipart/form-data; boundary=x"}, "bad-body", 400),
         (b"--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"}, "invalid-request", 422),
-        (FIELD, {"Content-Type": "multipart/form-data; boundary=x; charset=undefined"}, "bad-body", 400),
-        (FIELD, {"Content-Type": "multipart/form-data; boundary=x; charset=base64"}, "invalid-base64", 422),
+        (FIELD, {"Content-Type": "multipart/form-data; boundary=x; charset=undefined"}, "invalid-base64", 422),
+        (FIELD.replace(b"a!", b"\xff"), {"Content-Type": "multipart/form-data; boundary=x"}, "bad-body", 400),
+        (FIELD[:-4], {"Content-Type": "multipart/form-data; boundary=x"}, "bad-body", 400),
+        (FIELD, {"Content-Type": "multipart/form-data; boundary="}, "bad-body", 400),
+        (FIELD[:-7] * 1001 + FIELD[-7:], {"Content-Type": "multipart/form-data; boundary=x"}, "bad-body", 400),
     ],
 )
 def test_bad_bodies(

@@ -181,7 +181,8 @@ def costs(seconds: Callable[[int], float]) -> Callable[[NDArray[np.uint8]], NDAr
 
 
 def test_the_batch_grows_as_long_as_it_pays() -> None:
-    assert best_batch(costs(lambda size: 0.002 * size), SHAPE).size == 1
+    assert best_batch(costs(lambda size: 0.002 * size**1.2), SHAPE).size == 1
+    assert best_batch(costs(lambda size: 0.002 * size), SHAPE).size == 2  # which costs nothing
     assert best_batch(costs(lambda size: 0.004), SHAPE, largest=16).size == 16
     assert best_batch(costs(lambda size: 0.004 * max(1, size / 4)), SHAPE).size == 4
 
