@@ -131,6 +131,8 @@ class GuardedConnection(_Base):
             self._throw_away(len(data))
             return
         super().data_received(data)
+        if self in self.room.leaving:  # refused just now
+            return
         if self._busy:
             self.room.waiting.pop(self, None)
             self._unwatch()
@@ -219,16 +221,16 @@ class GuardedConnection(_Base):
 
     def _refuse(self, status: HTTPStatus, detail: str, retry_after: int | None = None) -> None:
         """Answer without the application, and close when the client does, or soon."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self in self.room.leaving:
             return
         self.transport.write(raw_problem(status, detail, retry_after))
-        if len(self.room.leaving) >= _MOST_LEAVING:
+        if self._busy or len(self.room.leaving) >= _MOST_LEAVING:  # a running request might write after the end
             self._close()
             return
         self._unwatch()
-        self.transport.write_eof()
         self.room.leaving[self] = _LEAVE_BYTES
-        self._timer = self.loop.call_later(_LEAVE_SECONDS, self.transport.abort)
+        self._timer = self.loop.call_later(_LEAVE_SECONDS, self._close)
+        self.transport.write_eof()
 
     def _throw_away(self, count: int) -> None:
         self.room.leaving[self] -= count

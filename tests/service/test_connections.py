@@ -57,7 +57,7 @@ class Server:
         size, more = 0, scope["path"] == "/body"
         while more:
             message = await receive()
-            size, more = size + len(message["body"]), message["more_body"]
+            size, more = size + len(message.get("body", b"")), message.get("more_body", False)
         self.most_queued = max([self.most_queued, *map(queued, self.room.members)])
         self.headers = scope["headers"]
         while scope["path"] == "/wait" and not self.go.is_set():
@@ -248,7 +248,37 @@ def test_when_all_connections_work_a_new_one_is_sent_away(serve: Serve) -> None:
         assert server.ask().startswith(b"HTTP/1.1 200")
 
 
-def test_who_is_sent_away_in_the_middle_of_a_request_gets_the_reply_and_no_reset(serve: Serve) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZZ\r\n",
+        b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhelloZZZ\r\n\r\n",
+        b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n\x00garbage\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 70_000,
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + (b"X-Long: " + b"a" * 1000 + b"\r\n") * 80,
+        bytes(200_000),
+    ],
+)
+def test_who_is_refused_keeps_no_place_and_is_refused_once(
+    serve: Serve, data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = serve(most=2)
+    threading.Timer(0.3, server.go.set).start()  # until then, a request to `/wait` is running
+    with ExitStack() as held:
+        for _ in range(2):
+            connection = held.enter_context(server.connect())
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(data)
+            assert closed_after(connection) < 5
+    wait_for(lambda: not server.room.members and not server.room.leaving)
+    assert server.ask().startswith(b"HTTP/1.1 200")
+    assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
+
+
+def test_who_is_sent_away_in_the_middle_of_a_request_gets_the_reply_and_no_reset(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_LEAVE_SECONDS", 30)
     server = serve(most=1)
     body = bytes(3_000_000)
     with server.connect(GET.replace(b"/ ", b"/wait ")), server.connect() as connection:
@@ -273,6 +303,7 @@ def test_who_is_sent_away_and_does_not_go_is_put_out(serve: Serve, monkeypatch: 
 
 def test_only_so_many_are_waited_for_that_were_sent_away(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_MOST_LEAVING", 2)
+    monkeypatch.setattr(connections, "_LEAVE_SECONDS", 30)
     server = serve(most=1)
     with ExitStack() as held:
         held.enter_context(server.connect(GET.replace(b"/ ", b"/wait ")))
