@@ -8,7 +8,8 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Annotated, Any, TypeVar, get_origin
 from weakref import WeakSet
 
@@ -127,13 +128,14 @@ async def _form(request: Request, model: type[Body]) -> dict[str, Any]:
     lists = {name for name, field in model.model_fields.items() if get_origin(field.annotation) in (list, tuple)}
     values: dict[str, Any] = {}
     try:
-        async for name, value in _parts(request):
-            if name in lists:
-                values.setdefault(name, []).append(value)
-            elif name in values:
-                raise BadBodyError(f"the part '{name}' comes more than once", field=name)
-            else:
-                values[name] = value
+        async with aclosing(_parts(request)) as parts:
+            async for name, value in parts:
+                if name in lists:
+                    values.setdefault(name, []).append(value)
+                elif name in values:
+                    raise BadBodyError(f"the part '{name}' comes more than once", field=name)
+                else:
+                    values[name] = value
     except MultipartError as error:
         raise BadBodyError(f"the multipart form cannot be read: {error}") from error
     except UnicodeError as error:
@@ -141,7 +143,7 @@ async def _form(request: Request, model: type[Body]) -> dict[str, Any]:
     return values
 
 
-async def _parts(request: Request) -> AsyncIterator[tuple[str, str | bytes]]:
+async def _parts(request: Request) -> AsyncGenerator[tuple[str, str | bytes]]:
     """Name and content of each part: text of a field, bytes of a file. All of it stays in memory."""
     _, options = parse_options_header(request.headers["Content-Type"])
     with PushMultipartParser(
@@ -151,6 +153,8 @@ async def _parts(request: Request) -> AsyncIterator[tuple[str, str | bytes]]:
         async for chunk in request.stream():
             for event in parser.parse(chunk) if chunk else ():
                 if isinstance(event, MultipartSegment):
+                    if not event.name:
+                        raise BadBodyError("the multipart form cannot be read: a part has no name")
                     name, is_file, content = event.name, event.filename is not None, bytearray()
                 elif event is None:
                     yield name, bytes(content) if is_file else content.decode()

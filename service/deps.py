@@ -41,7 +41,7 @@ async def _principal(request: Request) -> Principal:
 def _token(headers: Headers) -> str | None:
     """The key of a request, by one of the two headers that `service.openapi.KEYS` tells."""
     scheme, _, key = headers.get("Authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" and key.strip() else headers.get("X-API-Key")
+    return key.strip() if scheme.lower() == "bearer" and key.strip() else headers.get("X-API-Key") or None
 
 
 Known = Annotated[Principal, Depends(_principal)]

@@ -45,9 +45,12 @@ class LeanRoute(APIRoute):
 
     The function returns a pydantic model or a response. Pass it to a router as ``route_class``.
 
+    Dependencies must be arguments of the function: those of an ``include_router`` or of the whole application would
+    not be asked.
+
     Raises:
         TypeError: the function or a dependency takes anything else, as a parameter of the path, query, head or body, or
-            is no coroutine function.
+            is no coroutine function; or the route or its router has dependencies that are no arguments.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -73,7 +76,7 @@ def _plan(route: Dependant) -> list[_Step]:
 
     def add(one: Dependant) -> _Call:
         call = _checked(one)
-        sources = {inner.name: add(inner) for inner in one.dependencies if inner.name is not None}
+        sources = {name: add(inner) for name, inner in _arguments(one).items()}
         steps.setdefault(call, _Step(call, one.request_param_name, sources))
         return call
 
@@ -81,11 +84,18 @@ def _plan(route: Dependant) -> list[_Step]:
     return list(steps.values())
 
 
+def _arguments(one: Dependant) -> dict[str, Dependant]:
+    """The dependencies of a function by the parameters that take their answers."""
+    named = {inner.name: inner for inner in one.dependencies if inner.name is not None}
+    if len(named) != len(one.dependencies):
+        raise TypeError(f"{one.call}: a lean route takes dependencies as arguments of its function only")
+    return named
+
+
 def _checked(one: Dependant) -> _Call:
-    taken = {"request"} if one.request_param_name is not None else set()
-    taken |= {inner.name for inner in one.dependencies if inner.name is not None}
     if one.call is None or not inspect.iscoroutinefunction(one.call):
         raise TypeError(f"{one.call} is no coroutine function, and a lean route takes no others")
-    if len(inspect.signature(one.call).parameters) != len(taken):
+    taken = len(_arguments(one)) + (one.request_param_name is not None)
+    if len(inspect.signature(one.call).parameters) != taken:
         raise TypeError(f"{one.call}: a lean route takes the request and dependencies, and no parameters")
     return one.call

@@ -145,6 +145,8 @@ def test_too_many_images(make_api: Any, problem: Any, crop: Any) -> None:
         (FIELD.replace(b"a!", b"\xff"), {"Content-Type": "multipart/form-data; boundary=x"}, "bad-body", 400),
         (FIELD[:-4], {"Content-Type": "multipart/form-data; boundary=x"}, "bad-body", 400),
         (FIELD, {"Content-Type": "multipart/form-data; boundary="}, "bad-body", 400),
+        (FIELD, {"Content-Type": 'multipart/form-data; boundary="' + "\\\\" * 18 + "x"}, "bad-body", 400),
+        (FIELD.replace(b'; name="images"', b""), {"Content-Type": "multipart/form-data; boundary=x"}, "bad-body", 400),
         (FIELD[:-7] * 1001 + FIELD[-7:], {"Content-Type": "multipart/form-data; boundary=x"}, "bad-body", 400),
     ],
 )

@@ -7,8 +7,9 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Respons
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, Field
 
+from service import compreface
 from service.lean_route import LeanRoute
-from service.routes import embeddings, verify
+from service.routes import ROUTERS, embeddings, verify
 
 
 class Reply(BaseModel):
@@ -93,7 +94,26 @@ def in_a_thread(request: Request) -> Reply:
 @pytest.mark.parametrize("endpoint", [with_a_query, with_a_header_below, with_a_response, in_a_thread])
 def test_what_it_would_not_do_is_refused_when_the_route_is_made(endpoint: Any) -> None:
     with pytest.raises(TypeError, match="a lean route takes"):
-        client(LeanRoute, endpoint).post("/it")
+        client(LeanRoute, endpoint)
+
+
+async def guard() -> None:
+    raise HTTPException(401)
+
+
+def test_a_dependency_that_is_no_argument_is_refused_and_not_passed_over() -> None:
+    for router, more in (
+        (APIRouter(route_class=LeanRoute, dependencies=[Depends(guard)]), {}),
+        (APIRouter(route_class=LeanRoute), {"dependencies": [Depends(guard)]}),
+    ):
+        with pytest.raises(TypeError, match="as arguments of its function only"):
+            router.post("/it", **more)(reply)
+
+
+def test_neither_the_application_nor_a_router_has_dependencies_that_a_lean_route_would_pass_over(api: Any) -> None:
+    assert not api.app.router.dependencies
+    for router in (*ROUTERS, *compreface.ROUTERS):
+        assert not router.dependencies
 
 
 def test_the_routes_that_time_is_counted_for_are_lean() -> None:
