@@ -131,8 +131,10 @@ class Batcher:
     def _work(self) -> None:
         while jobs := self._next():
             started = time.perf_counter()
-            _run(self._embed, jobs)
-            self._tell(len(jobs), time.perf_counter() - started)
+            rows = _rows(self._embed, jobs)
+            seconds = time.perf_counter() - started
+            _hand_over(jobs, rows)
+            self._tell(len(jobs), seconds)
 
     def _tell(self, crops: int, seconds: float) -> None:
         for listener in self._listeners:
@@ -155,15 +157,21 @@ class Batcher:
             return jobs
 
 
-def _run(embed: Embed, jobs: Sequence[_Job]) -> None:
-    """Embed a batch; whatever the network raises is the business of those who wait for it."""
+def _rows(embed: Embed, jobs: Sequence[_Job]) -> NDArray[np.float32] | Exception:
+    """The embeddings of a batch; whatever the network raises is the business of those who wait for it."""
     try:
         rows = embed(np.stack([job.crop for job in jobs]))
         if len(rows) != len(jobs):
             raise ValueError(f"the network gave {len(rows)} embeddings for {len(jobs)} crops")
     except Exception as error:  # a worker must outlive it
+        return error
+    return rows
+
+
+def _hand_over(jobs: Sequence[_Job], rows: NDArray[np.float32] | Exception) -> None:
+    if isinstance(rows, Exception):
         for job in jobs:
-            job.request.fail(error)
+            job.request.fail(rows)
         return
     for job, row in zip(jobs, rows, strict=True):
         job.request.fill(job.place, row)
@@ -201,11 +209,11 @@ def best_batch(embed: Embed, shape: tuple[int, int], *, largest: int = LARGEST_B
 
 
 def measured(embed: Embed, shape: tuple[int, int], size: int) -> Measured:
-    """The time of a batch of this size, the best of some."""
+    """The time of a batch of this size, the best of five, or of fewer where it takes long."""
     crops = np.random.default_rng(0).integers(0, 256, (size, *shape, 3), dtype=np.uint8)  # int8 makes nothing of grey
     embed(crops)  # the first run of a size allocates
-    times = []
-    for _ in range(_TRIALS):
+    times: list[float] = []
+    while len(times) < _TRIALS and sum(times) < _BUDGET_SECONDS / 4:
         started = time.perf_counter()
         embed(crops)
         times.append(time.perf_counter() - started)

@@ -93,9 +93,7 @@ class Settings(BaseSettings):
     onnx_provider: Literal["cpu", "cuda"] = Field(
         default="cpu", description="Where models run; `cuda` needs the package onnxruntime-gpu."
     )
-    max_batch: int = Field(
-        default=0, ge=0, le=256, description="Most crops in a batch; 0: measured at start, the largest that pays."
-    )
+    max_batch: int = Field(default=0, ge=0, le=256, description="Most crops in a batch; 0: measured at start.")
     max_wait_ms: int = Field(
         default=2000,
         ge=1,
