@@ -34,7 +34,7 @@ test: setup  ## the test suite (under 10 minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-slow: setup  ## the longer checks
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 -m slow $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 -m slow --override-ini faulthandler_timeout=3600 $(ARGS)
 
 bench: bench-heads bench-loader bench-index bench-service bench-restart  ## every benchmark; needs an idle machine
 

@@ -56,11 +56,13 @@ def scan(segments: Sequence[Segment], queries: NDArray[np.uint8], count: int, *,
         return [_nearest(segments, position, queries, count) for position in todo]
 
     helpers = [_helpers(threads).submit(found) for _ in range(min(threads, len(segments)) - 1)]
-    with alone():
-        near = found()
-    for helper in helpers:
-        if not helper.cancel():
-            near += helper.result()
+    try:
+        with alone():
+            near = found()
+    finally:
+        late = [helper for helper in helpers if not helper.cancel()]
+    for helper in late:
+        near += helper.result()
     distances, positions, rows = (np.concatenate(values, axis=1) for values in zip(*near, strict=True))
     if count < distances.shape[1]:
         kept = np.argpartition(distances, count - 1, axis=1)[:, :count]

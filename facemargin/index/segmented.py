@@ -27,7 +27,7 @@ from facemargin.index.scan import scan
 from facemargin.index.segment import Delta, Segment
 
 SEGMENT_ROWS = 8192
-"""At 512 dimensions: 20 MiB, an exact delta compared in under 1 ms, codes made in some 20 ms; docs/index.md."""
+"""At 512 dimensions: 20 MiB, an exact delta compared in under 1 ms, codes made in some 6 ms; docs/index.md."""
 RERANK_FACTOR = 2
 RERANK_MORE = 16
 """A search for k ranks RERANK_FACTOR·k + RERANK_MORE candidates in float32; chosen in docs/benchmarks/index.md."""
