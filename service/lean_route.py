@@ -1,8 +1,8 @@
 """Routes of a few dependencies and no parameters, answered without what FastAPI does for the general case.
 
 FastAPI looks at every dependency anew for every request and validates the reply a second time. For a route that embeds
-a crop in a few milliseconds that is a third of all that the interpreter does for it (docs/serving-speed.md), and the
-interpreter is what the workers of all cores share. So `LeanRoute` asks the same dependencies by a plan made once, and
+a crop in a few milliseconds that is much of what the interpreter does for it, and the interpreter is what the workers
+of all cores share (docs/serving-speed.md). So `LeanRoute` asks the same dependencies by a plan made once, and
 writes the reply as it is. The document of the API does not know the difference.
 """
 
