@@ -1,6 +1,10 @@
-"""The Dockerfile and the compose file say what they must; there is no Docker engine here to build them with."""
+"""The Dockerfile says what it must, and the default service; there is no Docker engine here to build them with.
+
+Profiles, secrets and what stands beside the service: tests/deploy.
+"""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,9 @@ import yaml
 from service.server import GRACE_SECONDS
 
 ROOT = Path(__file__).parents[2]
-SECRET = re.compile(r"(?i)(api_?key|password|secret|token)\s*[:=]\s*\S")
+SECRET = re.compile(
+    r"(?i)(api_?key|password|secret|token)[ \t]*[:=][ \t]*(?!\$\$\(cat /run/secrets/\w+\)$)\S", re.MULTILINE
+)
 
 
 @pytest.fixture
@@ -39,19 +45,33 @@ def test_dockerfile_has_two_stages_and_leaves_the_tools_in_the_first(instruction
 def test_dockerfile_installs_serving_only(instructions: list[tuple[str, str]]) -> None:
     installs = [rest for word, rest in instructions if word == "RUN" and "pip install" in rest]
     assert len(installs) == 1
-    assert installs[0].endswith('pip install --constraint constraints.txt ".[serve]"')
-    assert any("find_spec('torch') is None" in rest for _, rest in instructions)
+    assert 'pip install --constraint constraints.txt ".[${EXTRAS}]" ' in installs[0]
+    assert "find_spec('torch') is None" in installs[0]
+
+
+def test_extras_of_the_images_exist_and_none_is_for_training(
+    instructions: list[tuple[str, str]], compose: dict[str, Any]
+) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [rest.removeprefix("EXTRAS=") for word, rest in instructions if word == "ARG"]
+    builds = [service["build"] for service in compose["services"].values() if "build" in service]
+    asked += [build["args"]["EXTRAS"] for build in builds if "args" in build]
+    assert len(asked) == 2
+    for extras in asked:
+        assert {"serve", "postgres"} <= set(extras.split(",")) <= project["optional-dependencies"].keys() - {"train"}
 
 
 def test_dockerfile_runs_as_nobody_special_with_a_health_check_and_a_volume(
     instructions: list[tuple[str, str]],
 ) -> None:
     words = dict(instructions)
-    assert words["USER"] == "facemargin"
+    assert re.fullmatch(r"(\d{5}):\1", words["USER"])  # a number: Kubernetes cannot tell that a name is not root's
+    assert any(f"--uid {words['USER'].split(':')[0]}" in rest for word, rest in instructions if word == "RUN")
     assert words["VOLUME"] == "/data"
     assert "/health/ready" in words["HEALTHCHECK"]
     assert "ProxyHandler({})" in words["HEALTHCHECK"]
-    assert words["ENTRYPOINT"] == '["facemargin"]'
+    assert words["ENTRYPOINT"] == '["facemargin-entrypoint"]'
+    assert ("COPY", "--chmod=0755 deploy/entrypoint.sh /usr/local/bin/facemargin-entrypoint") in instructions
     assert '"--host", "0.0.0.0"' in words["CMD"]
     order = [word for word, _ in instructions]
     assert order.index("USER") > max(number for number, word in enumerate(order) if word == "RUN")
@@ -59,9 +79,8 @@ def test_dockerfile_runs_as_nobody_special_with_a_health_check_and_a_volume(
 
 def test_everything_copied_is_sent_to_the_builder(instructions: list[tuple[str, str]]) -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = {
-        name for word, rest in instructions if word == "COPY" and "--from" not in rest for name in rest.split()[:-1]
-    }
+    sources = [rest.split()[:-1] for word, rest in instructions if word == "COPY" and "--from" not in rest]
+    copied = {name for names in sources for name in names if not name.startswith("--")}
     assert copied == allowed
     assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
 
