@@ -168,9 +168,14 @@ class TrainConfig(_Frozen):
     Attributes:
         output: folder of the run: config, checkpoints, loss trace, TensorBoard events, report.
         seed: of weights, order and augmentation.
-        epochs, batch_size: the length of the run; the last incomplete batch of an epoch is dropped.
+        epochs, batch_size: the length of the run; the last incomplete batch of an epoch is dropped. A batch is what one
+            optimizer step learns from, of all processes together.
+        accumulate: parts that each process computes its share of a batch in, one after the other, to need less memory;
+            the step is the same but for batch norm, which measures each part, dropout, and draws of classes.
         device: ``auto`` is CUDA where there is one, else the CPU.
         precision: ``auto`` is bfloat16 where the CPU has AMX or the GPU supports it, else float32.
+        sync_batch_norm: with several processes, batch norm measures the samples of all, as one process would, instead
+            of those of each.
         compile: pass the backbone through ``torch.compile``.
         head: name of the loss head.
         heads: options of each head by its name, so that one recipe serves several heads.
@@ -191,8 +196,10 @@ class TrainConfig(_Frozen):
     seed: int = Field(default=0, ge=0)
     epochs: int = Field(default=20, ge=1)
     batch_size: int = Field(default=128, ge=2)
+    accumulate: int = Field(default=1, ge=1)
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    sync_batch_norm: bool = False
     compile: bool = False
     head: str = "am-softmax"
     heads: dict[str, dict[str, Any]] = {}

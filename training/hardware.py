@@ -10,18 +10,34 @@ from facemargin.errors import ConfigError
 Precision = Literal["float32", "bfloat16"]
 
 
-def choose_device(wanted: str) -> torch.device:
+def choose_device(wanted: str, *, local_rank: int = 0, local_size: int = 1) -> torch.device:
     """The device that a config asks for; ``auto`` is CUDA where there is one, else the CPU.
 
+    Args:
+        wanted: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        local_rank, local_size: place among the run's processes on this machine; of several each takes its own GPU.
+
     Raises:
-        ConfigError: CUDA is asked for on a machine without it.
+        ConfigError: CUDA is asked for on a machine without it, or with fewer GPUs than processes.
     """
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(wanted)
+    if local_size > 1 and device.type == "cuda" and torch.cuda.is_available():
+        if ":" in wanted or torch.cuda.device_count() < local_size:
+            raise ConfigError(
+                f"{local_size} processes on this machine need a GPU each: it has {torch.cuda.device_count()}, and "
+                f'device is {wanted!r}; start fewer, or use device = "cuda" or "cpu"'
+            )
+        return torch.device("cuda", local_rank)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise ConfigError(f'device {wanted!r} is not on this machine; use device = "auto" or "cpu"')
     return device
+
+
+def may_use_gpu(wanted: str, local_rank: int) -> bool:
+    """Whether `choose_device` may give a process a GPU, which is then refused or not on all ranks together."""
+    return wanted != "cpu" and local_rank < torch.cuda.device_count()
 
 
 def has_amx() -> bool:

@@ -1,16 +1,18 @@
 """Optimizer, parameter groups and learning-rate schedule of a run."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from facemargin.backbones import Backbone
 from facemargin.heads import Head
 from facemargin.rowwise import RowwiseAdamW, RowwiseSGD
 from training.config import OptimizerConfig, ScheduleConfig
+from training.ranks import Ranks
 
 
 def schedule_factor(config: ScheduleConfig, step: int, total_steps: int) -> float:
@@ -67,6 +69,40 @@ def make_optimizer(backbone: Backbone, head: Head, config: OptimizerConfig) -> t
     if config.name == "adamw":
         return RowwiseAdamW(groups, lr=config.learning_rate, betas=(config.momentum, 0.999))
     return RowwiseSGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0)
+
+
+def clip_over_ranks(replicated: Sequence[Tensor], own: Sequence[Tensor], max_norm: float, ranks: Ranks) -> Tensor:
+    """`facemargin.rowwise.clip_gradients` where parameters may be spread over ranks; a collective call.
+
+    Args:
+        replicated: parameters that all ranks have, with the same gradient on each.
+        own: parameters of this rank alone.
+        max_norm: > 0; infinity only measures.
+        ranks: the processes of the run.
+
+    Returns:
+        0-dim: the norm before of all gradients, each counted once; the same on all ranks to the last bit, so that their
+        replicated parameters stay the same.
+    """
+    shared, alone = (_gradient_numbers(parameters) for parameters in (replicated, own))
+    squares = [nn.utils.get_total_norm(numbers).double().square() for numbers in (shared, alone)]
+    device = replicated[0].device
+    norm = ranks.sum(squares[0].to(device) / ranks.size + squares[1].to(device)).sqrt().to(replicated[0].dtype)
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for numbers in shared + alone:
+        numbers.mul_(factor)
+    return norm
+
+
+def _gradient_numbers(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The numbers of all gradients; of sparse ones those of the rows they name, each row once."""
+    found = []
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+        if parameter.grad is not None:
+            found.append(parameter.grad.values() if parameter.grad.is_sparse else parameter.grad)
+    return found
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: ScheduleConfig, total_steps: int) -> LambdaLR:

@@ -15,13 +15,19 @@ from training.config import EvaluationConfig
 from training.crops import Crop, Embed
 from training.data.folder import people_of
 from training.data.pairs import parse_folds, read_pairs
+from training.ranks import ALONE, Ranks
 from training.validation_set import ValidationSet, load_validation, validate_pairs
 
 _BATCH = 128
 
 
 def network_embedder(
-    network: nn.Module, preprocessing: Preprocessing, *, device: torch.device, flip_sum: bool = False
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    *,
+    device: torch.device,
+    flip_sum: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Embed:
     """A PyTorch network as the callable that every evaluation takes: uint8 crops -> unit float32 embeddings.
 
@@ -30,17 +36,21 @@ def network_embedder(
         preprocessing: the one it is trained with.
         device: where the network lives.
         flip_sum: add the embedding of the mirrored crop before normalising.
+        ranks: who shares the crops; each embeds its part, and all get all embeddings.
     """
 
     @torch.inference_mode()
     def embed(crops: Crop) -> NDArray[np.float32]:
+        own = crops[ranks.part(len(crops))]
         was_training = network.training
         network.eval()
         try:
-            parts = [_embed(crops[start : start + _BATCH]) for start in range(0, len(crops), _BATCH)]
+            # A rank without a crop embeds one, and keeps nothing of it, for the size of an embedding.
+            some = own if len(own) else crops[:1]
+            parts = [_embed(some[start : start + _BATCH]) for start in range(0, len(some), _BATCH)]
         finally:
             network.train(was_training)
-        vectors: NDArray[np.float32] = torch.cat(parts).numpy()
+        vectors: NDArray[np.float32] = ranks.all_rows(torch.cat(parts)[: len(own)], len(crops)).numpy()
         return vectors
 
     def _embed(crops: Crop) -> torch.Tensor:
@@ -88,9 +98,13 @@ class Validator:
             raise DataError(f"{config.images} needs two people, and one with two pictures, to validate on")
         return cls(config.flip_sum, _OfFolder(np.stack(crops), names))
 
-    def measure(self, network: nn.Module, preprocessing: Preprocessing, device: torch.device) -> dict[str, float]:
-        """The figures of the network as it is."""
-        return self.measure_with(network_embedder(network, preprocessing, device=device, flip_sum=self.flip_sum))
+    def measure(
+        self, network: nn.Module, preprocessing: Preprocessing, device: torch.device, ranks: Ranks = ALONE
+    ) -> dict[str, float]:
+        """The figures of the network as it is; a collective call."""
+        return self.measure_with(
+            network_embedder(network, preprocessing, device=device, flip_sum=self.flip_sum, ranks=ranks)
+        )
 
 
 @dataclass(frozen=True)

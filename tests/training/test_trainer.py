@@ -1,6 +1,8 @@
 """Training learns, resumes to the identical loss trace, stops on a non-finite loss and refuses what cannot work."""
 
+import copy
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -120,8 +122,8 @@ def test_a_checkpoint_holds_everything(tiny_config: MakeConfig) -> None:
     result = train(tiny_config(head="a-softmax", epochs=1), console=QUIET)
     state = load_checkpoint(result.checkpoint).state
     assert set(state) == {
-        "config", "data", "sampler", "backbone", "average", "head", "head_options", "optimizer", "schedule", "random",
-        "history", "version",
+        "config", "data", "sampler", "backbone", "average", "head", "head_options", "optimizer", "schedule", "history",
+        "version",
     }  # fmt: skip
     assert int(state["head"]["step"]) == result.step
     assert state["head_options"]["annealing"]["base"] > 0
@@ -328,6 +330,33 @@ def test_resuming_needs_a_checkpoint_of_the_same_run_and_data(
     shutil.rmtree(fewer / "person00")
     with pytest.raises(CheckpointError, match=r"8 people and 48 images; data\.folders now holds 7 people"):
         train(config, resume=True, console=QUIET)
+
+
+def test_a_full_disk_is_one_clear_error(tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for writer, error in (("trainer.folder.write_whole", ConfigError), ("checkpoint.save_file", CheckpointError)):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"training.{writer}", full)
+            with pytest.raises(error, match=r"run.*No space left on device"):
+                train(tiny_config(epochs=1))
+
+
+def test_optimizer_state_of_other_shapes_is_refused(tiny_config: MakeConfig) -> None:
+    config = tiny_config(epochs=1, optimizer={"name": "adamw", "learning_rate": 0.01})
+    path = train(config).checkpoint
+    whole = load_checkpoint(path)
+    for spoil in (
+        lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(3, 3)),
+        lambda state: state["optimizer"].pop("param_groups"),
+        lambda state: state.pop("history"),
+        lambda state: state.update(schedule=None),
+    ):
+        state = copy.deepcopy(whole.state)
+        spoil(state)
+        with pytest.raises(CheckpointError, match="does not fit this run"):
+            Trainer(config, training_images(config)).restore(dataclasses.replace(whole, state=state))
 
 
 def test_a_finished_run_can_be_resumed_without_effect(tiny_config: MakeConfig) -> None:

@@ -72,6 +72,9 @@ def compare(
             workers=workers, recipe=recipe, steps=steps, full=full,
         )  # fmt: skip
         return
+    from training.ranks import refuse_several_processes
+
+    refuse_several_processes("compare")
     numbers = _numbers("--seeds", seeds)
     if recipe is not None:
         _refuse_with_recipe(config=config, partitions=partitions, pairs=pairs, epochs=epochs, workers=workers)

@@ -29,7 +29,9 @@ def demo(
 ) -> None:
     """Run the whole system once: train, evaluate, export, serve, enrol, verify and search."""
     from training.demo import run_demo
+    from training.ranks import refuse_several_processes
 
+    refuse_several_processes("demo")
     run_demo(
         data=data, output=output, keep=keep, json_output=as_json, detector=detector, quick=quick, seed=seed, port=port
     )  # fmt: skip

@@ -2,11 +2,11 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from facemargin.errors import ConfigError
+from facemargin.errors import ConfigError, FacemarginError
 from training.cli.options import (
     ConfigFile,
     Epochs,
@@ -17,6 +17,9 @@ from training.cli.options import (
     print_json,
     resolve_config,
 )
+
+if TYPE_CHECKING:
+    from training.trainer import TrainResult
 
 
 class Quantization(StrEnum):
@@ -67,7 +70,10 @@ def train(
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="iresnet18/34/50/100, mobilefacenet or sphereface20.")] = None,
     epochs: Epochs = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step, of all processes together.")] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(help="Parts that each process computes its images of a step in, to need less memory.")
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="At the top of the schedule.")] = None,
     pairs: PairsFile = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
@@ -83,13 +89,27 @@ def train(
         config, resume, head=head, partition=partition, start_from=start_from, reset_head=reset_head or None,
         freeze=None if freeze is None else parts_of(freeze), freeze_epochs=freeze_epochs,
         optimizer__layer_decay=layer_decay, ema_decay=ema_decay, data__folders=data, output=output, seed=seed,
-        backbone__name=backbone, epochs=epochs, batch_size=batch_size, optimizer__learning_rate=learning_rate,
-        data__pairs=pairs, device=device, precision=precision, data__workers=workers,
-        data__on_bad_image=on_bad_image,
+        backbone__name=backbone, epochs=epochs, batch_size=batch_size, accumulate=accumulate,
+        optimizer__learning_rate=learning_rate, data__pairs=pairs, device=device, precision=precision,
+        data__workers=workers, data__on_bad_image=on_bad_image,
     )  # fmt: skip
+    from training.ranks import launched
     from training.trainer import train as run
 
-    result = run(resolved, resume=resume)
+    first = launched().is_first
+    try:
+        result = run(resolved, resume=resume)
+    except FacemarginError:
+        if first:
+            raise
+        raise typer.Exit(2) from None  # the first process says it for all
+    if first:
+        _say_how_it_ended(result, resolved.output, as_json=as_json)
+    if not result.finished:
+        raise typer.Exit(130)
+
+
+def _say_how_it_ended(result: "TrainResult", output: Path, *, as_json: bool) -> None:
     last = result.history.validation[-1] if result.history.validation else None
     if as_json:
         fields = ("step", "finished", "loss", "people", "images", "hardware", "precision")
@@ -104,9 +124,7 @@ def train(
         loss = "none" if result.loss is None else f"{result.loss:.4f}"
         typer.echo(f"{result.step:,} steps in {minutes:.1f} min, loss {loss}; checkpoint {result.checkpoint}")
         if result.finished:
-            typer.echo(f"next: facemargin export --run {resolved.output} --output BUNDLE")
-    if not result.finished:
-        raise typer.Exit(130)
+            typer.echo(f"next: facemargin export --run {output} --output BUNDLE")
 
 
 def export(

@@ -5,7 +5,7 @@ batches when, and what happens to a picture that cannot be read; `training.data.
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -19,6 +19,7 @@ from training.config import AugmentationConfig
 from training.data.nvjpeg import NvjpegDecoder
 from training.data.pictures import LabelledImages
 from training.data.samples import BatchMaker, Key, Made, Unreadable, cores, fits_cache, joined
+from training.ranks import ALONE, Ranks
 
 BATCHES_AHEAD = 2
 """Batches a worker has ready or in the making."""
@@ -34,17 +35,26 @@ class Batch(NamedTuple):
     it is smaller, and may be empty: a network with batch norm cannot train on fewer than two samples, so the caller
     counts such a step and goes on.
 
+    Where a run has several ranks, each gets its part of the samples, and is told of the others' parts.
+
     Attributes:
         crops: float32 (n, 3, H, W), normalised.
         labels: int64 (n,).
-        unreadable: one line for each sample that is missing: its file and why it cannot be read.
+        unreadable: one line for each sample that is missing on any rank: its file and why it cannot be read.
         decoded_on_cpu: with ``data.decode = "cuda"``, pictures that were left to the CPU.
+        others: samples of each other rank.
     """
 
     crops: torch.Tensor
     labels: torch.Tensor
     unreadable: tuple[str, ...] = ()
     decoded_on_cpu: int = 0
+    others: tuple[int, ...] = ()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Samples of all ranks, this one first."""
+        return (len(self.labels), *self.others)
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,10 @@ class _LeftOut:
 
 
 class Loader:
-    """The batches of the steps from ``first_step`` up to but without ``last_step``; see `make_loader`."""
+    """The batches of the steps from ``first_step`` up to but without ``last_step``; see `make_loader`.
+
+    With several ranks, taking a batch is a collective call.
+    """
 
     def __init__(
         self,
@@ -120,8 +133,9 @@ class Loader:
         workers: int,
         pin_memory: bool,
         bad: BadImages,
+        ranks: Ranks,
     ) -> None:
-        self.plan, self.make, self.steps, self.bad = plan, make, steps, bad
+        self.plan, self.make, self.steps, self.bad, self.ranks = plan, make, steps, bad, ranks
         self.workers, self.pin_memory = workers, pin_memory
 
     def __len__(self) -> int:
@@ -132,13 +146,25 @@ class Loader:
         for step, made in zip(self.steps, self._made(), strict=True):
             if step % self.plan.steps_per_epoch == 0 and step != self.steps.start:
                 left_out = _LeftOut()
-            if made.unreadable:
-                left_out.add(made.unreadable)
+            others, unreadable = self._of_all_ranks(made)
+            if unreadable:
+                left_out.add(unreadable)
                 self._refuse(left_out, step // self.plan.steps_per_epoch)
             crops, labels = made.crops, made.labels
             if self.pin_memory:
                 crops, labels = crops.pin_memory(), labels.pin_memory()
-            yield Batch(crops, labels, tuple(str(one) for one in made.unreadable), made.decoded_on_cpu)
+            yield Batch(crops, labels, tuple(str(one) for one in unreadable), made.decoded_on_cpu, others)
+
+    def _of_all_ranks(self, made: Made) -> tuple[tuple[int, ...], list[Unreadable]]:
+        """How many samples each other rank has, and the pictures that any rank could not read, in the batch's order."""
+        if self.ranks.size == 1:
+            return (), list(made.unreadable)
+        told = self.ranks.gather_numbers(len(made.labels), len(made.unreadable))
+        others = tuple(size for rank, (size, _) in enumerate(told) if rank != self.ranks.rank)
+        if not any(unreadable for _, unreadable in told):
+            return others, []
+        named = self.ranks.gather([one.record() for one in made.unreadable])
+        return others, [Unreadable.restored(*record) for records in named for record in records]
 
     def _refuse(self, left_out: "_LeftOut", epoch: int) -> None:
         """Raise where pictures that cannot be read are not, or no longer, to be left out."""
@@ -153,7 +179,8 @@ class Loader:
             )
 
     def _made(self) -> Iterator[Made]:
-        batches = self.plan.batches(self.steps.start, self.steps.stop)
+        part = self.ranks.part(self.plan.batch_size)
+        batches = (keys[part] for keys in self.plan.batches(self.steps.start, self.steps.stop))
         if self.workers == 0:
             yield from self._between_steps(batches)
             return
@@ -169,7 +196,7 @@ class Loader:
         finally:  # what is planned is not made any more, whether the run ends or a batch could not be made
             pool.shutdown(cancel_futures=True)
 
-    def _between_steps(self, batches: Iterator[list[Key]]) -> Iterator[Made]:
+    def _between_steps(self, batches: Iterable[list[Key]]) -> Iterator[Made]:
         """Each batch when it is asked for, by as many threads as the network has: they wait for each other in turn."""
         threads = torch.get_num_threads()
         with ThreadPoolExecutor(threads, "loader") as pool:
@@ -179,7 +206,7 @@ class Loader:
                 yield joined(list(pool.map(self.make, slices)))
 
 
-def default_workers(*, on_gpu: bool) -> int:
+def default_workers(*, on_gpu: bool, processes: int = 1) -> int:
     """Workers where the config names none.
 
     A network on the CPU needs the same cores as the loader: batches made between its steps, on its own threads, cost
@@ -187,11 +214,13 @@ def default_workers(*, on_gpu: bool) -> int:
 
     Args:
         on_gpu: whether the network is on a GPU.
+        processes: of the run, on this machine: they share the cores.
 
     Returns:
         0 on fewer than 8 cores, then one an eighth of the cores, at most 4; beside a GPU all cores but one, 1 to 8.
     """
-    return max(1, min(8, cores() - 1)) if on_gpu else min(4, cores() // 8)
+    own = cores() // processes
+    return max(1, min(8, own - 1)) if on_gpu else min(4, own // 8)
 
 
 def make_loader(
@@ -209,8 +238,9 @@ def make_loader(
     max_bad_share: float = 0.01,
     unreadable_before: int = 0,
     decode_on: torch.device | None = None,
+    ranks: Ranks = ALONE,
 ) -> Loader:
-    """Batches for the steps from `first_step` up to but without `last_step`.
+    """Batches for the steps from `first_step` up to but without `last_step`, or this rank's part of each.
 
     Iterating raises DataError or ImageError for a picture that cannot be read, and DataError for too many of them.
 
@@ -226,6 +256,7 @@ def make_loader(
         on_bad_image, max_bad_share: see `BadImages`.
         unreadable_before: samples left out in the epoch of `first_step`, before it.
         decode_on: CUDA device that decodes JPEG files; None decodes on the CPU.
+        ranks: who shares the batches, in the order of ranks: together they are those of one rank.
 
     Raises:
         ConfigError: `decode_on` cannot decode.
@@ -236,14 +267,15 @@ def make_loader(
         augmentation=augmentation,
         preprocessing=preprocessing,
         seed=plan.seed,
-        cache=fits_cache(images, preprocessing.template) if cache is None else cache,
+        cache=fits_cache(images, preprocessing.template, processes=ranks.local_size) if cache is None else cache,
         decoder=decoder,
     )
     return Loader(
         plan,
         make,
         steps=range(first_step, last_step),
-        workers=default_workers(on_gpu=pin_memory) if workers is None else workers,
+        workers=default_workers(on_gpu=pin_memory, processes=ranks.local_size) if workers is None else workers,
         pin_memory=pin_memory,
         bad=BadImages(on_bad_image, max_bad_share, unreadable_before),
+        ranks=ranks,
     )

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from facemargin import errors
 from facemargin.errors import DataError, ImageError
 from facemargin.preprocessing import Preprocessing, template_named
 from facemargin.preprocessing.normalise import resized
@@ -37,6 +38,15 @@ class Unreadable(NamedTuple):
     def error(self) -> DataError | ImageError:
         """The error, to be raised."""
         return self.kind(self.message)
+
+    def record(self) -> tuple[str, str]:
+        """As JSON values, for other processes."""
+        return self.kind.__name__, self.message
+
+    @classmethod
+    def restored(cls, kind: str, message: str) -> "Unreadable":
+        """Of `record`."""
+        return cls(getattr(errors, kind), message)
 
     def __str__(self) -> str:
         """The message on one line."""
@@ -71,10 +81,10 @@ def joined(parts: list[Made]) -> Made:
     )
 
 
-def fits_cache(images: LabelledImages, template: str) -> bool:
-    """Whether the decoded crops of all images, at the template's size, fit `CACHE_BYTES`."""
+def fits_cache(images: LabelledImages, template: str, *, processes: int = 1) -> bool:
+    """Whether the decoded crops of all images, at the template's size, fit `CACHE_BYTES`, once in each process."""
     height, width = template_named(template).size
-    return len(images.pictures) * height * width * 3 <= CACHE_BYTES
+    return processes * len(images.pictures) * height * width * 3 <= CACHE_BYTES
 
 
 class BatchMaker:

@@ -6,8 +6,11 @@ from typing import Any
 from facemargin.backbones import Backbone, make_backbone
 from facemargin.errors import ConfigError
 from facemargin.heads import HEADS, Head, make_head
-from facemargin.partitions import PARTITIONS, make_partition, partition_options
+from facemargin.partitions import PARTITIONS, Sharded, make_partition, partition_options
 from training.config import TrainConfig
+
+ROW_NAMES = ("weight", "bias")
+"""What a flat head keeps a row a class of, as its state dict names it."""
 
 
 def build_backbone(config: TrainConfig) -> Backbone:
@@ -48,6 +51,11 @@ def build_head(config: TrainConfig, class_counts: Sequence[int], total_steps: in
         return make_head(config.head, **size, partition=summing, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"heads.{config.head}: {error}") from error
+
+
+def class_range(head: Head) -> tuple[int, int]:
+    """The classes whose rows this process has: all of them, or those of its shard."""
+    return head.partition.class_range if isinstance(head.partition, Sharded) else (0, head.num_classes)
 
 
 def _with_class_counts(partition: Any, class_counts: list[int]) -> dict[str, Any]:

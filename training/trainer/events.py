@@ -23,6 +23,7 @@ def introduce(trainer: Trainer, console: Console) -> None:
     )
     console.print(
         f"{describe_hardware(trainer.device)}; {trainer.precision}; {trainer.total_steps:,} steps"
+        + (f" on {trainer.ranks.size} processes" if trainer.ranks.size > 1 else "")
         + (f", resumed at step {trainer.step:,}" if trainer.step else ""),
         highlight=False,
     )
@@ -68,9 +69,8 @@ def log_step(writer: SummaryWriter, trainer: Trainer, losses: BatchLosses, rate_
         writer.add_scalar("head/scale", float(scale), trainer.step)
 
 
-def record_validation(writer: SummaryWriter, trainer: Trainer, figures: dict[str, float], console: Console) -> None:
-    """A validation's figures, in the history too."""
-    trainer.history.validation.append({"epoch": trainer.epoch, "step": trainer.step, **figures})
+def log_validation(writer: SummaryWriter, trainer: Trainer, figures: dict[str, float], console: Console) -> None:
+    """A validation's figures."""
     for name, value in figures.items():
         writer.add_scalar(f"validation/{name}", value, trainer.step)
     shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())

@@ -14,7 +14,7 @@ from training.config import TrainConfig, make_config
 from training.freezing import frozen_names
 from training.trainer.build import build_backbone
 
-_FREE = ("output", "checkpoint_minutes", "keep_checkpoints", "test")
+_FREE = ("output", "accumulate", "checkpoint_minutes", "keep_checkpoints", "test")
 _FREE_OF_DATA = ("workers", "cache", "on_bad_image", "max_bad_share")
 
 
@@ -55,8 +55,9 @@ def trained_weights(state: dict[str, Any], *, average: bool = True) -> dict[str,
 def require_same_run(config: TrainConfig, saved: dict[str, Any], path: Path) -> None:
     """Compare a config with the saved one of a run.
 
-    Where it lies, how often it saves, how its pictures are fetched, what happens to unreadable ones, how the same
-    frozen parts are written down, and the options of heads and partitions that it does not use may differ.
+    Where it lies, how often it saves, in how many parts it computes a batch, how its pictures are fetched, what happens
+    to unreadable ones, how the same frozen parts are written down, and the options of heads and partitions that it does
+    not use may differ. So may the number of ranks, which is no setting.
 
     Raises:
         CheckpointError: naming the settings that differ.

@@ -7,14 +7,16 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from facemargin.backbones import Backbone
 from facemargin.bundle import MANIFEST_NAME, WEIGHTS_NAME, load_bundle
 from facemargin.errors import CheckpointError
 from facemargin.heads import Head
 from facemargin.preprocessing import Preprocessing
-from training.checkpoint import open_checkpoint
+from training.checkpoint import open_checkpoint, read_rows
 from training.config import TrainConfig, make_config
+from training.trainer.build import ROW_NAMES, class_range
 from training.trainer.restoring import trained_weights
 
 _ADVICE = "--reset-head takes over its backbone alone"
@@ -101,7 +103,7 @@ class Source:
                 f"{self.path} was trained on other people, or in another order: its class rows are theirs; {_ADVICE}"
             )
         try:
-            head.load_state_dict({**self.head.state, "step": head.step})
+            head.load_state_dict({**_own_rows(self.head.state, head), "step": head.step})
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"the head of {self.path} does not fit this run: {one_line(error)}; {_ADVICE}"
@@ -111,6 +113,15 @@ class Source:
         """How crops were made for these weights and are not made now; allowed, and seldom meant."""
         there, here = self.preprocessing.model_dump(mode="json"), own.model_dump(mode="json")
         return [f"preprocessing.{key} was {there[key]!r}, now {here[key]!r}" for key in here if there[key] != here[key]]
+
+
+def _own_rows(state: dict[str, Any], head: Head) -> dict[str, Any]:
+    """The state of a head with the rows of the classes that this process has, whoever had them before."""
+    own = class_range(head)
+    kept = {
+        name: value[slice(*own)] for name, value in state.items() if name in ROW_NAMES and isinstance(value, Tensor)
+    }
+    return {**read_rows(state, *own), **kept}
 
 
 def open_source(path: Path) -> Source:
