@@ -94,6 +94,10 @@ class LazyPictures(Sequence[Picture], ABC):
     def name(self, index: int) -> str:
         """`Picture.name` of one of them, 0 ≤ index < len, without touching its file."""
 
+    def key(self, index: int) -> str:
+        """What tells a picture from all others of its source, 0 ≤ index < len; its name, where that does."""
+        return self.name(index)
+
     @abstractmethod
     def picture(self, index: int) -> Picture:
         """One of them, 0 ≤ index < len.
@@ -138,6 +142,10 @@ class LabelledImages:
     def picture_name(self, index: int) -> str:
         """What the data set calls a picture, without touching its file."""
         return self.pictures.name(index) if isinstance(self.pictures, LazyPictures) else self.pictures[index].name
+
+    def picture_key(self, index: int) -> str:
+        """See `LazyPictures.key`."""
+        return self.pictures.key(index) if isinstance(self.pictures, LazyPictures) else self.pictures[index].name
 
     def fingerprint(self) -> str:
         """SHA-256 over people, names of pictures and labels: equal for equal training sets wherever they lie.

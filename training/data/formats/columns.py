@@ -84,6 +84,10 @@ class FilePictures(LazyPictures):
         """The file's name."""
         return self.paths[index].rpartition("/")[2]
 
+    def key(self, index: int) -> str:
+        """Its path below the root."""
+        return self.paths[index]
+
     def picture(self, index: int) -> Picture:
         """The file."""
         return Picture.of_file(self.root / self.paths[index])

@@ -68,16 +68,27 @@ class TarPictures(LazyPictures):
         """The member's name without its folder."""
         return self.names[index].rpartition("/")[2]
 
+    def key(self, index: int) -> str:
+        """The shard's name and the member's."""
+        return f"{self._shard(index).name}/{self.names[index]}"
+
     def picture(self, index: int) -> Picture:
         """A range of bytes of its shard."""
-        shard = self.shards[int(np.searchsorted(self.ends, index, side="right"))]
-        return Picture(self.name(index), shard, ((int(self.offsets[index]), int(self.lengths[index])),))
+        place = int(self.offsets[index]), int(self.lengths[index])
+        return Picture(self.name(index), self._shard(index), (place,))
+
+    def _shard(self, index: int) -> Path:
+        return self.shards[int(np.searchsorted(self.ends, index, side="right"))]
 
 
 class WebDataset:
     """The format ``webdataset``."""
 
     grouped = False
+
+    def __init__(self, *, labelled: bool = True) -> None:
+        """With `labelled` a sample without a label is refused; else its person is called ``""``."""
+        self.labelled = labelled
 
     def recognises(self, path: Path) -> bool:
         """A ``.tar`` file, a pattern of them with braces, or a folder of them."""
@@ -90,7 +101,7 @@ class WebDataset:
         names, columns, ends = TextColumn(), (array("q"), array("q")), []
         console = Console(stderr=True)
         for shard in track(shards, "shards", console=console, transient=True, disable=not console.is_terminal):
-            for sample in _samples(shard):
+            for sample in _samples(shard, labelled=self.labelled):
                 names.add(sample.name)
                 columns[0].append(sample.offset)
                 columns[1].append(sample.length)
@@ -149,7 +160,7 @@ def shards_of(path: Path) -> tuple[Path, ...]:
     return shards
 
 
-def _samples(shard: Path) -> Iterator[_Sample]:
+def _samples(shard: Path, *, labelled: bool) -> Iterator[_Sample]:
     """The samples of a tar file, in order."""
     seen: set[str] = set()
     try:
@@ -161,7 +172,7 @@ def _samples(shard: Path) -> Iterator[_Sample]:
                     if key in seen:
                         raise DataError(f"{shard}: the files of sample '{key}' are not next to each other")
                     seen.add(key)
-                    sample = _sample(shard, file, key, list(members))
+                    sample = _sample(shard, file, key, list(members), labelled=labelled)
                     if sample:
                         yield sample
     except (OSError, tarfile.TarError) as error:
@@ -186,7 +197,7 @@ def _key(member: tarfile.TarInfo) -> str:
     return folder + slash + name.partition(".")[0]
 
 
-def _sample(shard: Path, file: BinaryIO, key: str, members: list[tarfile.TarInfo]) -> _Sample | None:
+def _sample(shard: Path, file: BinaryIO, key: str, members: list[tarfile.TarInfo], *, labelled: bool) -> _Sample | None:
     """The picture and its label; None for files that are neither."""
     kinds = {member.name[len(key) :].lower(): member for member in members}
     pictures = [member for kind, member in kinds.items() if kind in IMAGE_SUFFIXES]
@@ -197,7 +208,7 @@ def _sample(shard: Path, file: BinaryIO, key: str, members: list[tarfile.TarInfo
         found = ", ".join(member.name for member in pictures) or "none"
         raise DataError(f"{shard}: sample '{key}' should have one picture, it has {found}")
     persons = [_person(shard, kinds[kind], _content(shard, file, kinds[kind])) for kind in told]
-    person = next((person for person in persons if person is not None), None)
+    person = next((person for person in persons if person is not None), None if labelled else "")
     if person is None:
         raise DataError(f"{shard}: sample '{key}' has no label: no .cls, and no .json with 'person' or 'label'")
     return _Sample(pictures[0].name, pictures[0].offset_data, pictures[0].size, person)
