@@ -124,7 +124,7 @@ def measure(galleries: list[Gallery], sizes: list[int], *, repeats: int, console
             for _ in range(repeats):
                 bench.repeat()
             found.append(bench.results())
-    version = load_faiss("the benchmark").__version__
+    version = load_faiss().__version__
     return {
         "machine": {"hardware": f"{describe_cpu()}, faiss {version}", "load": round(load, 1)},
         "settings": {"dim": galleries[0].dim, "repeats": repeats, "k": K},

@@ -60,7 +60,7 @@ class HnswPeer(FaissPeer):
     """HNSW with 32 neighbours, which FAISS builds with all threads."""
 
     def __init__(self, dim: int) -> None:
-        faiss = load_faiss("the benchmark")
+        faiss = load_faiss()
         super().__init__("faiss HNSW32", faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT))
 
     def set_ef(self, ef: int) -> None:
@@ -71,7 +71,7 @@ class HnswPeer(FaissPeer):
 
 def contenders(dim: int, count: int, *, hnsw_most: int) -> list[Contender]:
     """All of them; HNSW, whose graph takes long to build, up to ``hnsw_most`` vectors."""
-    faiss = load_faiss("the benchmark")
+    faiss = load_faiss()
     kind = faiss.ScalarQuantizer.QT_8bit
     found: list[Contender] = [
         Segmented(dim),
