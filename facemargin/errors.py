@@ -22,9 +22,11 @@
     ├── CalibrationError            too little data, or no calibration at all
     │   └── UnsupportedFmrError     an FMR beyond what the calibration data supports
     ├── ModelMismatchError          vectors of two different models compared
-    └── IndexingError               a gallery index asked for something impossible
-        ├── DuplicateIdError
-        └── UnknownIdError
+    ├── IndexingError               a gallery index asked for something impossible
+    │   ├── DuplicateIdError
+    │   ├── UnknownIdError
+    │   └── IndexDroppedError
+    └── IndexUnavailableError       a search engine outside this process that does not answer
 
 Constructors that get a wrong value raise ``ValueError`` instead, naming parameter, value and range. The library knows
 nothing of HTTP; the service maps this tree to status codes in one table, and the command line maps it to exit code 2.
@@ -158,3 +160,11 @@ class DuplicateIdError(IndexingError):
 
 class UnknownIdError(IndexingError):
     """An id that is not in the index was asked for."""
+
+
+class IndexDroppedError(IndexingError):
+    """An index that somebody dropped since it was opened was asked for something."""
+
+
+class IndexUnavailableError(FacemarginError):
+    """A search engine outside this process does not answer; the next call tries again."""

@@ -1,8 +1,9 @@
 """Backups: one file with a copy of the database at one moment, and a manifest that tells whether it is whole.
 
-The file is a tar with two members: ``manifest.json`` and ``facemargin.sqlite3``. The copy is made by SQLite itself
-(``VACUUM INTO``): it is consistent while the service writes, and holds rows only, nothing that free pages and gaps in
-pages may still hold. The master key is never in it.
+The file is a tar with two members: ``manifest.json`` and ``facemargin.sqlite3``, whatever kind of database the store
+is in. SQLite makes the copy itself (``VACUUM INTO``); of PostgreSQL the rows are read in one transaction that sees one
+state. Both are consistent while the service writes, and hold rows only, nothing that free pages and gaps in pages may
+still hold. The master key is never in it.
 """
 
 import contextlib
@@ -21,16 +22,17 @@ from typing import BinaryIO, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import create_engine, func, select
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from facemargin import __version__
 from facemargin.flushing import flush, flush_path
-from service.errors import StoreError
-from service.store import ApiKeyRow, CollectionRow, FaceRow, PersonRow, Store, TemplateRow
+from service.errors import StoreError, in_one_line
+from service.store import ApiKeyRow, CollectionRow, FaceRow, Location, PersonRow, Store, TemplateRow
 from service.store.audit import Record, check_log
-from service.store.database import DATABASE
 from service.store.meta import needed_master_key
+from service.store.migration import FIRST_VERSION
+from service.store.sqlite import DATABASE
 from service.store.tables import SCHEMA_VERSION, now
 
 FORMAT: Final = 1
@@ -94,11 +96,11 @@ class Content:
         return self.head.receipt if self.head is not None else None
 
 
-def back_up(store: Path, output: Path) -> Manifest:
+def back_up(store: str | Location, output: Path) -> Manifest:
     """Write a backup of a store, also of one that is being served; it holds every write acknowledged before.
 
     Args:
-        store: folder of the store.
+        store: its location.
         output: the file to make; readable by its owner only.
 
     Raises:
@@ -235,7 +237,7 @@ def agree(manifest: Manifest, content: Content) -> None:
         raise StoreError("the backup's manifest and its database do not agree: one of them was changed")
 
 
-def _copy_database(store: Path, copy: Path) -> None:
+def _copy_database(store: str | Location, copy: Path) -> None:
     with Store(store, create=False) as opened:
         opened.copy_to(copy)
     copy.chmod(0o600)
@@ -291,10 +293,10 @@ def _manifest(text: bytes, path: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         raise StoreError(f"{path}: {MANIFEST} is wrong: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    if (manifest.format, manifest.schema_version) != (FORMAT, SCHEMA_VERSION):
+    if manifest.format != FORMAT or not FIRST_VERSION <= manifest.schema_version <= SCHEMA_VERSION:
         raise StoreError(
             f"{path} has format {manifest.format} and tables of version {manifest.schema_version}; "
-            f"this facemargin restores format {FORMAT} with version {SCHEMA_VERSION}"
+            f"this facemargin restores format {FORMAT} with versions {FIRST_VERSION} to {SCHEMA_VERSION}"
         )
     return manifest
 
@@ -330,7 +332,7 @@ def failing_as(what: str) -> Iterator[None]:
     """Turn what the disk or the database refuses into one error that begins with ``what``."""
     try:
         yield
-    except DatabaseError as error:
-        raise StoreError(f"{what}: {error.orig}") from error
+    except DBAPIError as error:
+        raise StoreError(f"{what}: {in_one_line(error)}") from error
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{what}: {error}") from error

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from service.models import Model
     from service.store import ApiKeyRow
 
-StoreOption = Annotated[Path, typer.Option(help="Folder of the service's database.", envvar="FACEMARGIN_STORE")]
+StoreOption = Annotated[
+    str,
+    typer.Option(
+        help="Folder of the service's database, or postgresql://user@host/database.", envvar="FACEMARGIN_STORE"
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 ScopeOption = Annotated[
     list[str],
@@ -35,7 +40,11 @@ keys = typer.Typer(
 def serve(
     bundle: Annotated[Path | None, typer.Option(help="Folder of the exported model. [env: FACEMARGIN_BUNDLE]")] = None,
     store: Annotated[
-        Path | None, typer.Option(help="Folder of the database; made if it is missing. [env: FACEMARGIN_STORE]")
+        str | None,
+        typer.Option(
+            help="Folder of the database, made if it is missing, or postgresql://user@host/database. "
+            "[env: FACEMARGIN_STORE]"
+        ),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; beyond this machine only with API keys.")
@@ -44,6 +53,21 @@ def serve(
     detector: Annotated[
         Path | None, typer.Option(help="Face detector (YuNet, ONNX); by default what `facemargin models pull` fetched.")
     ] = None,
+    index: Annotated[
+        str | None,
+        typer.Option(
+            help="Search engine: faiss: (default), pgvector:, milvus://host:19530 or milvus:FILE.db. "
+            "[env: FACEMARGIN_INDEX]"
+        ),
+    ] = None,
+    allow_plaintext_index: Annotated[
+        bool,
+        typer.Option(
+            "--allow-plaintext-index",
+            help="Let the engine hold templates in the clear although the store is encrypted. "
+            "[env: FACEMARGIN_ALLOW_PLAINTEXT_INDEX]",
+        ),
+    ] = False,
 ) -> None:
     """Serve a model over HTTP: embed, verify, enrol and search faces. Further settings: docs/service.md."""
     from service.app import create_app
@@ -52,7 +76,9 @@ def serve(
     from service.settings import read_settings
     from service.store.keys import key_state
 
-    settings = read_settings(bundle=bundle, store=store, detector=detector)
+    settings = read_settings(
+        bundle=bundle, store=store, detector=detector, index=index, allow_plaintext_index=allow_plaintext_index or None
+    )
     configure(settings.log_format, settings.log_level)
     app = create_app(settings)
     service: Service = app.state.service
@@ -66,12 +92,14 @@ def serve(
 
 
 def _description(service: "Service") -> list[str]:
+    from facemargin.index.engines import shown
+
     detector = "present" if service.engine.detector else "missing: only aligned crops; `facemargin models pull yunet`"
     encryption = "templates, crops and snapshots" if service.store.vault.encrypts else "none; see docs/encryption.md"
     return [
         *(f"model: {_described(model)}" for model in service.models.values()),
         f"detector: {detector}",
-        f"store: {service.settings.store}",
+        f"store: {service.store}, searched by {shown(service.settings.index)}",
         f"encryption: {encryption}",
         "liveness: there is none; a photograph of a person is taken for the person",
     ]

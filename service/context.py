@@ -5,9 +5,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from facemargin.errors import ModelNotFoundError
+from facemargin.index.engines import shown
 from facemargin.onnx_model import available_cores
 from facemargin.preprocessing import Detector
 from service.faces import FaceEngine
+from service.galleries import open_gallery
 from service.gallery import Gallery
 from service.gate import Gate
 from service.gauges import Gauges
@@ -17,12 +19,13 @@ from service.load import Load
 from service.metrics import Metrics
 from service.models import Models, load_models
 from service.readiness import Readiness
+from service.replica import Follower, Replica, description
 from service.settings import Settings
-from service.snapshots import SNAPSHOTS, Snapshots
+from service.shared_limits import LimitExchange
+from service.snapshots import Snapshots
 from service.store import Store
-from service.store.database import DATABASE
 from service.store.encryption import finish_change
-from service.store.keys import KeyRing
+from service.store.key_ring import key_ring
 from service.store.vault import parse_master_key, read_master_key
 from service.tracing import Tracing, tracing_of_environment
 from service.upgrader import Upgrader
@@ -45,8 +48,9 @@ class Service:
         housekeeping: what it does by itself.
         upgrader: makes vectors of further models in the background.
         gate: who is let in.
+        follower: takes over what other services of the store do, where there can be any.
         load: how long requests with images wait.
-        snapshots: files of the indexes.
+        snapshots: files of the indexes, where there are any.
         readiness: whether all of it works.
         metrics: figures about it.
         tracing: its traces, if there are any.
@@ -62,8 +66,9 @@ class Service:
     housekeeping: Housekeeping
     upgrader: Upgrader
     gate: Gate
+    follower: Follower | None
     load: Load
-    snapshots: Snapshots
+    snapshots: Snapshots | None
     readiness: Readiness
     metrics: Metrics
     tracing: Tracing | None
@@ -71,6 +76,8 @@ class Service:
 
     def start(self) -> None:
         """Begin the work in the background."""
+        if self.follower is not None:
+            self.follower.start()
         self.housekeeping.start()
         self.upgrader.start()
 
@@ -119,9 +126,11 @@ def _built(settings: Settings, parts: ExitStack) -> Service:
     store.claim()
     store.unlock(master_key_of(settings))
     finish_change(store)
-    snapshots = Snapshots(settings.store / SNAPSHOTS)
-    gallery = Gallery(index=settings.index, templates=settings.templates, snapshots=snapshots)
-    gallery.load(store)
+    replica = _replica(settings, models, store)
+    if replica is not None:
+        parts.callback(replica.leave)
+    gallery, snapshots = open_gallery(settings, store)
+    parts.callback(gallery.close)
     ledger = _ledger(settings, store)
     writer = Writer(store, gallery, keep_hours=settings.idempotency_hours, ledger=ledger)
     housekeeping = Housekeeping(
@@ -135,12 +144,16 @@ def _built(settings: Settings, parts: ExitStack) -> Service:
     )
     upgrader = Upgrader(store, models, gallery, writer)
     gate = Gate(
-        KeyRing(settings.store / DATABASE),
+        key_ring(store),
         requests_per_minute=settings.requests_per_minute,
         refusals_per_minute=settings.refusals_per_minute,
+        pseudonym=store.vault.pseudonym if store.shared else None,
     )
+    follower = Follower(store, gallery, gate, LimitExchange(store, gate.shared_limits), replica) if replica else None
     for end in (gate.close, housekeeping.stop, upgrader.stop):
         parts.callback(end)
+    if follower is not None:
+        parts.callback(follower.stop)
     return Service(
         settings,
         models,
@@ -151,6 +164,7 @@ def _built(settings: Settings, parts: ExitStack) -> Service:
         housekeeping,
         upgrader,
         gate,
+        follower,
         _load(settings, models, engine),
         snapshots,
         Readiness(
@@ -161,11 +175,20 @@ def _built(settings: Settings, parts: ExitStack) -> Service:
             engine.detector,
             upgrader=upgrader,
             min_free_bytes=settings.min_free_bytes,
+            follower=follower,
         ),
         Metrics(),
         tracing,
         parts,
     )
+
+
+def _replica(settings: Settings, models: Models, store: Store) -> Replica | None:
+    """The line of this service among those of its store; None where it is the only one."""
+    if not store.shared:
+        return None
+    alike = {"index": shown(settings.index), "templates": settings.templates}
+    return Replica(store, description([model.id for model in models.values()], **alike))
 
 
 def _workers(settings: Settings) -> int:

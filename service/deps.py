@@ -24,6 +24,7 @@ ServiceDep = Annotated[Service, Depends(_service)]
 async def _principal(request: Request) -> Principal:
     """Who asks. It depends on nothing: FastAPI takes longer to ask a dependency than most of them take to answer."""
     gate, headers = request.app.state.service.gate, request.headers
+    await gate.wait_for_keys()
     principal: Principal = gate.identify(
         _token(headers),
         client=request.client.host if request.client is not None else None,

@@ -158,7 +158,7 @@ def _resemblances(
     """Others whom a search at the default rate would take this face for; None where no rate can be stated."""
     decisions = service.models.decisions_of(gallery.model)
     try:
-        criterion = decisions.search_criterion(service.settings.default_max_fpir, service.gallery.size(gallery.id))
+        criterion = decisions.search_criterion(service.settings.default_max_fpir, service.gallery.size(gallery))
     except (CalibrationMissingError, UnsupportedFmrError):
         return None
     hits = service.gallery.search(

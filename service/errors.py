@@ -149,3 +149,8 @@ class NotReadyError(ServiceError):
 
 class StoreError(ServiceError):
     """A store that cannot be opened, is used by another service, or does not answer."""
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error says, or, where SQLAlchemy wrapped it, the database."""
+    return " ".join(str(getattr(error, "orig", error)).split())

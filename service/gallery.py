@@ -1,40 +1,25 @@
-"""The galleries in memory: a cache of the store that finds the nearest people.
+"""The galleries: what finds the nearest people of each collection, and follows what is written.
 
-One shelf per collection, loaded from its snapshot and the store at start and changed only after a commit. Owns which
-shelf is searched, when it changes, and whether its snapshot is of use; what is in one, `service.shelf` knows.
-
-Searches and changes of one shelf do not wait for each other here, only for each other's moments in the index itself; a
-change that puts entries in the place of others (with ``templates=mean``, a further face) is alone for as long as it
-takes. A shelf that takes the place of another is finished beside it. What is taken down is zeroed, and whoever was
-searching it searches again.
+The store is the truth, and an index of a collection is made of it. Where indexes are, and when they follow a write, is
+the business of the classes with the methods of `Gallery`: `MemoryGallery` has them in this process,
+`TransactionalGallery` in the store's own database, `FollowingGallery` elsewhere. `service.galleries` chooses; everybody
+else knows only what is here.
 """
 
-import contextlib
-import logging
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from sqlalchemy.orm import Session
 
-from facemargin.errors import ModelMismatchError, UnknownIdError
-from service.current import Stage
-from service.shelf import Draft, Entry, Shelf, ShelfMaker, Templates, Vector
-from service.snapshots import Snapshots
+from facemargin.index import Index
+from service.entries import Entry, Templates, Vector
+from service.shelf import Shelf
 from service.store import CollectionRow, PersonRow, Store
-from service.store.faces import templates_of_person
-from service.store.people import collections
-
-log = logging.getLogger("facemargin.service")
+from service.store.upgrades import Owners
 
 _FIRST_K = 64
-_SAVE_AGAIN = 0.1
-"""Share of a collection that may be younger than its snapshot before it is written again."""
-_LONGEST_SWAP_S = 2.0
-"""How long a search waits for the shelf of a model that its collection was bound to a moment ago."""
 
 
 class Hit(NamedTuple):
@@ -56,7 +41,8 @@ class Change:
         remove: ids of entries that go.
         add: entries that come.
         drop: the collection is gone.
-        shelf: it is another model's from now on, and this is its index.
+        moved: it is another model's from now on.
+        shelf: its index after that, where indexes are in memory.
         drops_others: vectors by other models were dropped.
         sequence: the collection's after the write.
     """
@@ -67,55 +53,69 @@ class Change:
     remove: list[int] = field(default_factory=list)
     add: list[Entry] = field(default_factory=list)
     drop: bool = False
+    moved: bool = False
     shelf: Shelf | None = None
     drops_others: bool = False
     sequence: int = 0
 
     @property
-    def takes_away(self) -> bool:
-        """Whether something that the index held before must not be found, or written, any more."""
-        return bool(self.remove) or self.drop or self.shelf is not None
-
-
-class Gallery:
-    """The indexes of all collections.
-
-    Args:
-        index: a name in `facemargin.index.INDEXES`.
-        templates: how a person with several faces is compared.
-
-    Attributes:
-        stale: row numbers of the collections whose index is apart from the store.
-    """
-
-    def __init__(self, *, index: str, templates: Templates, snapshots: Snapshots | None = None) -> None:
-        self.templates = templates
-        self.stale: set[int] = set()
-        self._maker = ShelfMaker(index=index, templates=templates, snapshots=snapshots)
-        self._snapshots = snapshots
-        self._shelves: dict[int, Shelf] = {}
-        self._swapped = threading.Condition()  # and the lock of the dictionary, never held for longer than it takes
-        self._dropped: Counter[int] = Counter()
-
-    def load(self, store: Store) -> None:
-        """Load every index, from its snapshot where there is a good one."""
-        with store.read() as session:
-            shelves = {row.id: self._maker.loaded(session, row) for row in collections(session)}
-            with self._swapped:
-                self._shelves = shelves
-            if self._snapshots is not None:
-                self._snapshots.sweep(session)
-
-    def size(self, collection: int) -> int:
-        """Number of vectors that a search of the collection compares with."""
-        shelf = self._shelf(collection)
-        return len(shelf.index) if shelf is not None else 0
+    def is_rebuild(self) -> bool:
+        """Whether the index is another one from now on, or none."""
+        return self.drop or self.moved
 
     @property
-    def total(self) -> int:
-        """Number of vectors in all indexes."""
-        with self._swapped:
-            return sum(len(shelf.index) for shelf in self._shelves.values())
+    def takes_away(self) -> bool:
+        """Whether something that the index held before must not be found, or written, any more."""
+        return bool(self.remove) or self.is_rebuild
+
+
+class Drafted(NamedTuple):
+    """The index of a collection by another model, filled beside the writes.
+
+    Attributes:
+        row: of which collection and model.
+        mark: tells whether vectors by other models were dropped from it since.
+        owners: the faces that it was filled from.
+        shelf: the index itself, where indexes are in memory.
+    """
+
+    row: CollectionRow
+    mark: int
+    owners: Owners
+    shelf: Shelf | None = None
+
+    def is_of(self, gallery: CollectionRow) -> bool:
+        """Whether it is of a collection and its model."""
+        return (self.row.id, self.row.model) == (gallery.id, gallery.model)
+
+
+class Gallery(Protocol):
+    """The indexes of all collections. Every method may be called from any thread; changes have the writer's turn."""
+
+    templates: Templates
+    """How a person with several faces is compared."""
+
+    def load(self, store: Store) -> None:
+        """Have every index as the store says; called once, before anything else.
+
+        Raises:
+            ConfigError: an index is too far apart from the store, or the engine lacks what it needs.
+            IndexUnavailableError: the engine does not answer.
+        """
+        ...
+
+    def size(self, gallery: CollectionRow) -> int:
+        """Number of vectors that a search of the collection compares with.
+
+        Raises:
+            IndexUnavailableError: the engine does not answer.
+        """
+        ...
+
+    @property
+    def total(self) -> int | None:
+        """Number of vectors in all indexes; None where nobody answers."""
+        ...
 
     def search(
         self,
@@ -137,135 +137,92 @@ class Gallery:
 
         Raises:
             ModelMismatchError: the collection has moved to another model since.
+            IndexUnavailableError: the engine does not answer, or is behind the store.
         """
-        with Stage("search"):
-            while True:
-                shelf = self._shelf_to_search(gallery)
-                hits = [] if shelf is None else _nearest(shelf, query, threshold, limit, other_than)
-                if self._shelf(gallery.id) is shelf:  # else it may have been zeroed while it was searched
-                    return hits
+        ...
 
-    def _shelf(self, collection: int) -> Shelf | None:
-        with self._swapped:
-            return self._shelves.get(collection)
+    def entries(self, session: Session, gallery: CollectionRow, person: PersonRow) -> list[Entry]:
+        """What the index of a collection holds, or shall hold, of a person."""
+        ...
 
-    def _shelf_to_search(self, gallery: CollectionRow) -> Shelf | None:
-        """The shelf of a collection; where its move to another model was committed just now, as soon as it is there."""
-        with self._swapped:
-            self._swapped.wait_for(lambda: not self._is_behind(gallery), _LONGEST_SWAP_S)
-            shelf = self._shelves.get(gallery.id)
-        if shelf is not None and shelf.model != gallery.model:
-            raise ModelMismatchError(
-                f"collection '{gallery.name}' is searched by model {shelf.model}, and the vector to look for is by "
-                f"{gallery.model}; send the request again"
-            )
-        return shelf
+    def demand(self) -> None:
+        """Pass if writes can be taken.
 
-    def _is_behind(self, gallery: CollectionRow) -> bool:
-        shelf = self._shelves.get(gallery.id)
-        return shelf is not None and shelf.model != gallery.model and shelf.sequence < gallery.sequence
+        Raises:
+            IndexUnavailableError: none would be followed at present.
+        """
+        ...
+
+    def prepare(self, session: Session, changes: Sequence[Change]) -> None:
+        """Do what belongs into the transaction of a write, at its end.
+
+        Raises:
+            IndexUnavailableError: it cannot be done, so the write must not be.
+        """
+        ...
 
     def follow(self, store: Store, changes: Sequence[Change]) -> None:
-        """Take over what was committed; an index that fails at that is rebuilt, at the latest by the housekeeping.
+        """Do what belongs after the commit, in the writer's turn.
 
         Never raises what an index or the store does: the write is on the disk and must be answered.
         """
-        self._dropped.update(change.collection for change in changes if change.drops_others)
-        try:
-            self.apply(changes)
-        except Exception:  # whatever it was: the store is right and the index is not
-            log.exception("an index did not take a write; it is rebuilt from the store")
-            self.stale |= {change.collection for change in changes}
-        self._forget_snapshots(_taken_from(changes))  # one begun before the index followed holds what was taken away
-        if not self.stale:
-            return
-        try:
-            self.repair(store)
-        except Exception:  # likewise
-            log.exception("an index could not be rebuilt; the service is not ready")
+        ...
 
-    def _forget_snapshots(self, numbers: set[int]) -> None:
-        if self._snapshots is None or not numbers:
-            return
-        self._snapshots.forget(numbers)
-        with self._swapped:
-            for number in numbers & self._shelves.keys():
-                self._shelves[number].saved = None
-
-    def repair(self, store: Store) -> None:
-        """Rebuild what is apart from the store, beside the searches; no write may happen meanwhile.
+    def catch_up(self, store: Store) -> None:
+        """Take over what other services committed, and what a service that died left.
 
         Raises:
-            Exception: it cannot be rebuilt yet; an index and the store have many words for that.
+            IndexUnavailableError: the engine does not answer.
+            SQLAlchemyError: the store does not.
         """
-        with store.read() as session:
-            for number in sorted(self.stale):
-                row = session.get(CollectionRow, number)
-                self._swap(number, self._maker.built(session, row) if row is not None else None)
-                self.stale.discard(number)
+        ...
 
-    def apply(self, changes: Sequence[Change]) -> None:
-        """Take over what was committed. No search misses what one change takes out and puts back otherwise."""
-        for change in changes:
-            if change.drop or change.shelf is not None:
-                if change.shelf is not None:
-                    change.shelf.sequence = change.sequence
-                self._swap(change.collection, change.shelf)
-                continue
-            shelf = self._shelf(change.collection)
-            if shelf is None:
-                shelf = self._maker.empty(change.model, change.dim)
-                self._swap(change.collection, shelf)
-            with shelf.replacing.write() if change.remove and change.add else contextlib.nullcontext():
-                shelf.take(change.remove)
-                shelf.put(change.add)
-            shelf.sequence = change.sequence
+    def repair(self, store: Store) -> None:
+        """Mend what is apart from the store, if anything is, beside the searches, in the writer's turn.
 
-    def _swap(self, collection: int, shelf: Shelf | None) -> None:
-        """Have another shelf searched, or none; the one before is zeroed."""
-        with self._swapped:
-            before = self._shelves.pop(collection, None)
-            if shelf is not None:
-                self._shelves[collection] = shelf
-            self._swapped.notify_all()
-        if before is not None:
-            _wipe(before)
+        Raises:
+            Exception: it cannot be mended yet; an index and the store have many words for that.
+        """
+        ...
 
-    def draft(self, store: Store, wanted: Callable[[Session], CollectionRow | None]) -> "Drafted | None":
-        """Build the shelf of a collection beside everything; hand it to `shelf_for`, and to `discard` in any case.
+    def tidy(self) -> None:
+        """Have what was removed leave the engine's memory and files, as far as it can; beside searches and writes.
+
+        Raises:
+            IndexUnavailableError: the engine does not answer.
+        """
+        ...
+
+    def trouble(self) -> str | None:
+        """Why the indexes are not in order; None where they are."""
+        ...
+
+    def draft(self, store: Store, wanted: Callable[[Session], CollectionRow | None]) -> Drafted | None:
+        """Fill the index of a collection beside everything; hand it to `moved`, and to `discard` in any case.
 
         Args:
             store: to read.
             wanted: which, with the model whose vectors it shall hold; None for nothing.
+
+        Raises:
+            UpgradeStateError: somebody else is at it.
         """
-        dropped = Counter(self._dropped)  # counted before the session sees its state
-        with store.read() as session:
-            row = wanted(session)
-            return None if row is None else Drafted(row, dropped[row.id], self._maker.drafted(session, row))
+        ...
 
-    def shelf_for(self, session: Session, gallery: CollectionRow, drafted: "Drafted | None") -> Shelf:
-        """The shelf of a collection as a write leaves it: a draft brought up to date, or built in the write's turn."""
-        if drafted is None or (drafted.row.id, drafted.row.model) != (gallery.id, gallery.model):
-            return self._maker.built(session, gallery)
-        if drafted.dropped != self._dropped[gallery.id]:  # the same faces may have other vectors by the same model now
-            return self._maker.built(session, gallery)
-        return self._maker.brought_up(session, gallery, drafted.draft)
+    def moved(self, session: Session, gallery: CollectionRow, drafted: Drafted | None) -> Change:
+        """The change by which a write binds a collection to another model, as the row says already.
 
-    def discard(self, drafted: "Drafted") -> None:
-        """Zero a draft that nobody searches."""
-        if self._shelf(drafted.row.id) is not drafted.draft.shelf:
-            _wipe(drafted.draft.shelf)
+        Its index is a draft brought up to date, or built here, in the writer's turn.
+        """
+        ...
 
-    def withdraw(self, session: Session, changes: Iterable[Change]) -> None:
-        """Make snapshots useless that hold what a write takes away, in its transaction."""
-        if self._snapshots is not None:
-            self._snapshots.withdraw(session, _taken_from(changes))
+    def discard(self, drafted: Drafted) -> None:
+        """Do away with a draft, unless the collection moved to it."""
+        ...
 
     def unsaved(self, least: int) -> list[int]:
         """Collections of at least so many entries whose snapshot is missing, or far behind."""
-        with self._swapped:
-            fresh = {number: shelf for number, shelf in self._shelves.items() if number not in self.stale}
-        return [number for number, shelf in fresh.items() if _due(shelf, least)]
+        ...
 
     def save(self, store: Store, collection: int) -> bool:
         """Write the snapshot of a collection, beside searches and writes; whether it was written.
@@ -273,58 +230,11 @@ class Gallery:
         Raises:
             OSError, SQLAlchemyError: the disk or the store does not take it.
         """
-        if self._snapshots is None:
-            return False
-        times = self._snapshots.times_withdrawn(collection)  # first, so that what is taken away from here on counts
-        if collection in self.stale or (shelf := self._shelf(collection)) is None:
-            return False
-        listed = shelf.listed()
-        label = self._maker.label_of(collection, shelf, listed)
-        saved = None
-        try:
-            if self._snapshots.write(store, label, lambda rows: shelf.blocks(listed, rows), times):
-                saved = label.count
-        except UnknownIdError:  # somebody was deleted while it was written
-            pass
-        finally:
-            with self._swapped:  # somebody may have been deleted since
-                shelf.saved = saved if self._snapshots.has(collection) else None
-        return shelf.saved is not None
+        ...
 
-    def entries(self, session: Session, gallery: CollectionRow, person: PersonRow) -> list[Entry]:
-        """What the index of a collection holds, or shall hold, of a person."""
-        found = templates_of_person(session, gallery, person)
-        return self._maker.entries(person.id, [(template.face, template.vector) for template in found])
-
-
-class Drafted(NamedTuple):
-    """A shelf built beside the writes.
-
-    Attributes:
-        row: of which collection and model.
-        dropped: how often vectors by other models had been dropped from it before.
-        draft: the shelf.
-    """
-
-    row: CollectionRow
-    dropped: int
-    draft: Draft
-
-
-def _wipe(shelf: Shelf) -> None:
-    try:
-        shelf.wipe()
-    except Exception:  # likewise
-        log.exception("an index that was taken down could not be zeroed")
-
-
-def _due(shelf: Shelf, least: int) -> bool:
-    size = len(shelf.index)
-    return size >= least and (shelf.saved is None or size - shelf.saved > _SAVE_AGAIN * size)
-
-
-def _taken_from(changes: Iterable[Change]) -> set[int]:
-    return {change.collection for change in changes if change.takes_away}
+    def close(self) -> None:
+        """Let go of the engine."""
+        ...
 
 
 def difference(collection: CollectionRow, before: Sequence[Entry], after: Sequence[Entry]) -> Change:
@@ -344,27 +254,35 @@ def _same(one: Entry, other: Entry) -> bool:
     return bool(np.array_equal(one.vector, other.vector))
 
 
-def _nearest(shelf: Shelf, query: Vector, threshold: float, limit: int, other_than: int | None) -> list[Hit]:
+def nearest_people(
+    index: Index,
+    owners: Callable[[Sequence[int]], Mapping[int, int]],
+    query: Vector,
+    *,
+    threshold: float,
+    limit: int,
+    other_than: int | None,
+) -> list[Hit]:
+    """Look among the nearest entries, and among more of them until there are enough people; see `Gallery.search`.
+
+    Args:
+        index: of the collection.
+        owners: whose some entries are; those that it leaves out are not there any more.
+        query: (D,).
+        threshold: least cosine.
+        limit: most people.
+        other_than: row number of a person to leave out.
+    """
     k = max(_FIRST_K, 2 * limit)
-    with shelf.replacing.read():
-        while size := len(shelf.index):
-            hits, complete = _best_per_person(shelf, query, min(k, size), threshold, other_than)
-            if complete or len(hits) >= limit:
-                return hits[:limit]
-            k = 8 * min(k, size)
-    return []
-
-
-def _best_per_person(
-    shelf: Shelf, query: Vector, k: int, threshold: float, other_than: int | None
-) -> tuple[list[Hit], bool]:
-    """The people among the k nearest entries, and whether more entries could bring more people."""
-    similarities, ids = shelf.index.search(query[None, :], k)
-    hits: dict[int, Hit] = {}
-    for similarity, entry in zip(similarities[0].tolist(), ids[0].tolist(), strict=True):
-        if similarity < threshold:
-            return list(hits.values()), True
-        person = shelf.people.get(entry)
-        if person is not None and person != other_than:
-            hits.setdefault(person, Hit(person, entry, similarity))
-    return list(hits.values()), k >= len(shelf.index)
+    while True:
+        similarities, ids = index.search(query[None, :], k)
+        near = (ids[0] >= 0) & (similarities[0] >= threshold)
+        whose = owners(ids[0][near].tolist())
+        hits: dict[int, Hit] = {}
+        for similarity, entry in zip(similarities[0][near].tolist(), ids[0][near].tolist(), strict=True):
+            person = whose.get(entry)
+            if person is not None and person != other_than:
+                hits.setdefault(person, Hit(person, entry, min(similarity, 1.0)))  # float16 rounds beyond
+        if not near.all() or len(hits) >= limit:
+            return list(hits.values())[:limit]
+        k *= 8

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
 from facemargin import __version__
+from service.errors import StoreError
 from service.readiness import free_bytes
 from service.store.people import Totals, totals
 
@@ -60,7 +61,8 @@ class Gauges(Collector):
         yield _gauge("waiting_crops", "Crops before the networks.", batchers.waiting)
 
     def _how_much(self) -> Iterator[Metric]:
-        yield _gauge("index_vectors", "Vectors in the search indexes of all collections.", self._service.gallery.total)
+        if (vectors := self._service.gallery.total) is not None:
+            yield _gauge("index_vectors", "Vectors in the search indexes of all collections.", vectors)
         if (found := self._counted()) is not None:
             yield _gauge("collections", "Collections.", found.collections)
             yield _gauge("people", "People in all collections.", found.people)
@@ -72,7 +74,7 @@ class Gauges(Collector):
             try:
                 with self._service.store.read() as session:
                     self._totals = totals(session)
-            except SQLAlchemyError:
+            except (StoreError, SQLAlchemyError):
                 return None
             self._counted_until = self._clock() + _COUNTED_FOR_S
         return self._totals
@@ -86,7 +88,7 @@ class Gauges(Collector):
             failures.add_metric((job,), times)
         yield failures
         yield _gauge("housekeeping_age_seconds", "Since the last round of housekeeping.", keeping.age_seconds)
-        if (age := service.snapshots.oldest_seconds()) is not None:
+        if service.snapshots is not None and (age := service.snapshots.oldest_seconds()) is not None:
             yield _gauge("snapshot_age_seconds", "Age of the oldest snapshot.", age)
         due = len(service.gallery.unsaved(service.settings.snapshot_faces))
         yield _gauge("snapshots_due", "Collections whose snapshot is missing, or far behind.", due)
@@ -96,7 +98,8 @@ class Gauges(Collector):
         for check in self._service.readiness.checks():
             found.add_metric((check.name,), check.ok)
         yield found
-        if (free := free_bytes(self._service.store.folder)) is not None:
+        folder = self._service.store.folder
+        if folder is not None and (free := free_bytes(folder)) is not None:
             yield _gauge("store_free_bytes", "Bytes left on the disk of the store.", free)
 
 

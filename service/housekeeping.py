@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from service.erasure import erase_person
 from service.errors import StoreError
 from service.gallery import Change, Gallery
+from service.replica import trim
 from service.snapshots import Snapshots
 from service.store import Store
 from service.store.people import expired_people, expired_person
@@ -40,7 +41,7 @@ class Housekeeping:
         store: the truth.
         gallery: its indexes.
         writer: the way into both.
-        snapshots: files beside the store.
+        snapshots: files beside the store; None where there are none.
         seconds: from the end of one round to the next.
         snapshot_faces: least entries of a collection that has snapshots.
         snapshot_seconds: least time between two snapshots.
@@ -54,7 +55,7 @@ class Housekeeping:
         store: Store,
         gallery: Gallery,
         writer: Writer,
-        snapshots: Snapshots,
+        snapshots: Snapshots | None,
         *,
         seconds: float,
         snapshot_faces: int,
@@ -67,7 +68,9 @@ class Housekeeping:
             "erasing who has expired": self._erase_expired,
             "dropping old replies": writer.drop_old_replies,
             "mending the store and the indexes": writer.settle,
+            "tidying the indexes": gallery.tidy,
             "writing the erasure ledger": writer.write_ledger,
+            "trimming what services tell each other": partial(trim, store),
             "deleting snapshots": self._sweep,
             "writing snapshots": self._save,
         }
@@ -86,7 +89,8 @@ class Housekeeping:
     def stop(self) -> None:
         """End after the job at hand; a snapshot that is being written is given up."""
         self._ended.set()
-        self._snapshots.close()
+        if self._snapshots is not None:
+            self._snapshots.close()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -163,8 +167,9 @@ class Housekeeping:
         return Reply(204)
 
     def _sweep(self) -> None:
-        with self._store.read() as session:
-            self._snapshots.sweep(session)
+        if self._snapshots is not None:
+            with self._store.read() as session:
+                self._snapshots.sweep(session)
 
     def _save(self) -> None:
         if time.monotonic() < self._next_save or self._store.outage is not None:

@@ -36,7 +36,7 @@ IMAGE = (
     "overloaded",
 )
 ONE_FACE = ("no-face", "several-faces")
-REPEATABLE = ("idempotency-mismatch", "idempotency-gone")
+REPEATABLE = ("idempotency-mismatch", "idempotency-gone", "index-unavailable")
 
 DESCRIPTION = """
 Face embedding, verification, enrolment and search by one model, with decisions at a stated error rate.

@@ -94,6 +94,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     errors.NotReadyError: Problem("not-ready", 503, "The service is not ready"),
     OperationalError: Problem("store-unavailable", 503, "The store does not answer"),
     PoolTimeoutError: Problem("store-unavailable", 503, "The store does not answer"),
+    library.IndexUnavailableError: Problem("index-unavailable", 503, "The search index does not answer"),
     # who may
     errors.UnauthenticatedError: Problem("unauthenticated", 401, "A valid API key is needed"),
     errors.ForbiddenError: Problem("forbidden", 403, "The API key does not allow this"),
@@ -151,6 +152,8 @@ def _members(error: BaseException | None) -> dict[str, Any]:
             return {"retry_after": RETRY_AFTER_S} | error.members
         case errors.ServiceError():
             return error.members
+        case library.IndexUnavailableError():
+            return {"retry_after": RETRY_AFTER_S}
         case library.FaceCountError():
             return {"faces": error.count}
         case library.UnsupportedFmrError():

@@ -1,4 +1,4 @@
-"""How often somebody may ask: token buckets, in memory, for the one process that serves a store.
+"""How often somebody may ask: token buckets, in memory; `service.shared_limits` has them agree between processes.
 
 A bucket holds at most ten seconds' worth of requests (the burst) and fills at the rate of the limit. So a limit of 600
 a minute lets 100 requests through at once, then 10 a second, and never more than 700 in any minute.
@@ -83,13 +83,22 @@ class RateLimits:
         size, rate = burst(per_minute), per_minute / _MINUTE
         with self._turn:
             moment = self._clock()
-            tokens, since = self._buckets.get(who, (float(size), moment))
-            tokens = min(size, tokens + (moment - since) * rate)
+            tokens = self._tokens(who, size, rate, moment)
             granted = tokens >= 1
-            tokens -= granted
+            if granted:
+                tokens -= 1
+                self._grant(who)
             self._buckets[who] = (tokens, moment)
             self._buckets.move_to_end(who)
             if len(self._buckets) > self._most:
                 self._buckets.popitem(last=False)
         wait = 0.0 if granted else (1 - tokens) / rate
-        return Allowance(self._name, per_minute, int(tokens), (size - tokens) / rate, wait)
+        return Allowance(self._name, per_minute, max(0, int(tokens)), (size - tokens) / rate, wait)
+
+    def _tokens(self, who: str, size: int, rate: float, moment: float) -> float:
+        """What is in a bucket now."""
+        tokens, since = self._buckets.get(who, (float(size), moment))
+        return min(size, tokens + (moment - since) * rate)
+
+    def _grant(self, who: str) -> None:
+        """Note that a request was granted, where somebody wants to know."""

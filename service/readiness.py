@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from sqlalchemy.exc import SQLAlchemyError
 
 from facemargin.preprocessing import TEMPLATES, Detector, Face
+from service.errors import StoreError
 from service.gallery import Gallery
 from service.housekeeping import Housekeeping
 from service.models import Model, Models
+from service.replica import Follower
 from service.store import Store
 from service.upgrader import Upgrader
 
@@ -29,6 +31,7 @@ log = logging.getLogger("facemargin.service")
 
 _TOLERANCE: Final = 0.001
 """By which the cosine with the first embedding may differ from 1: a length that is not 1 shows too."""
+_SILENT: Final = "the database does not answer in time"  # so it is not asked here, where it would be waited for
 _REMEMBERED_S: Final = 5.0
 _LONGEST_RUN_S: Final = 10.0
 _PICTURE: Final = (240, 320)
@@ -105,6 +108,7 @@ class Readiness:
         detector: must detect, where there is one.
         upgrader: must be at work; told of with the housekeeping.
         min_free_bytes: what the disk of the store must have left.
+        follower: must know what other services of the store do, where there can be any.
         clock: seconds.
     """
 
@@ -118,10 +122,11 @@ class Readiness:
         *,
         upgrader: Upgrader,
         min_free_bytes: int,
+        follower: Follower | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._gallery, self._housekeeping, self._upgrader = store, gallery, housekeeping, upgrader
-        self._min_free_bytes = min_free_bytes
+        self._min_free_bytes, self._follower = min_free_bytes, follower
         self._networks: list[_Network] = [ModelCheck(model) for model in models.values()]
         self._networks += [DetectorCheck(detector)] if detector is not None else []
         self._clock = clock
@@ -134,12 +139,15 @@ class Readiness:
         return [*self._cheap(), *self._of_networks()]
 
     def _cheap(self) -> Iterator[Check]:
+        silent = self._follower is not None and self._follower.silent
         troubles = {
-            "store": _trouble_of_store(self._store),
-            "index": "a search index is apart from the store; it is being rebuilt" if self._gallery.stale else None,
+            "store": _SILENT if silent else _trouble_of_store(self._store),
+            "index": self._gallery.trouble(),
             "disk": _trouble_of_disk(self._store.folder, self._min_free_bytes),
             "housekeeping": "; ".join([*self._housekeeping.troubles(), *self._upgrader.troubles()]) or None,
         }
+        if self._follower is not None:
+            troubles["replica"] = "; ".join(self._follower.troubles()) or None
         return (Check(name, trouble is None, trouble) for name, trouble in troubles.items())
 
     def _of_networks(self) -> list[Check]:
@@ -172,10 +180,14 @@ def _trouble_of_store(store: Store) -> str | None:
         store.check()
     except SQLAlchemyError:  # its own words show statements and files
         return "the database is locked, full or gone"
+    except StoreError as error:  # a command has or had the store alone
+        return str(error)
     return None if store.outage is None else f"the database takes no writes: {store.outage}"
 
 
-def _trouble_of_disk(folder: Path, min_free_bytes: int) -> str | None:
+def _trouble_of_disk(folder: Path | None, min_free_bytes: int) -> str | None:
+    if folder is None:
+        return None
     free = free_bytes(folder)
     if free is None:
         return "the store's folder is gone"

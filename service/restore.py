@@ -1,13 +1,11 @@
 """Putting a backup back so that whoever was erased since stays erased.
 
 Owns the order: the backup is checked, unpacked beside, opened with its master key, rid of what the erasure ledger
-names, and only then, by one rename, takes the place of what was there. The ledger is the audit log that goes on where
-the backup's ends; its records are taken over as they are, so receipts given after the backup stay good.
+names, and only then, at once, takes the place of what was there (`service.places`). The ledger is the audit log that
+goes on where the backup's ends; its records are taken over as they are, so receipts given after the backup stay good.
 """
 
 import contextlib
-import shutil
-import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,25 +14,24 @@ from typing import Final
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, undefer
 
-from facemargin.flushing import flush_path
 from service.backup import Backup, Manifest, agree, examined, failing_as, opened_backup
 from service.erasure import remove_collection, remove_face, remove_person
 from service.errors import StoreError
-from service.since import Since, known_since
-from service.snapshots import SNAPSHOTS
-from service.store import ApiKeyRow, CollectionRow, FaceRow, PersonRow, Store, TemplateRow
+from service.places import place_for
+from service.since import Since, Source, known_since
+from service.store import ApiKeyRow, CollectionRow, FaceRow, Location, PersonRow, Store, TemplateRow
 from service.store.audit import Erased, Event, Record, append, collection_pseudonym, insert_records
-from service.store.database import DATABASE, LOCK, RESTORING, claim_folder
 from service.store.faces import stored_crop, template_blocks
+from service.store.followed import forget_index
+from service.store.location import described
 from service.store.people import collections
 from service.store.snapshot_keys import collections_with_snapshot_key, drop_snapshot_key
+from service.store.sqlite import DATABASE, claim_folder
 from service.store.tables import now
 from service.store.vault import vault_of
 
 ACTOR: Final = "restore"
-_LOGS: Final = ("-wal", "-shm", "-journal")
 _CROPS_AT_A_TIME: Final = 256
-_PATIENCE_S: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -58,10 +55,10 @@ class Restored:
 
 def restore(
     file: Path,
-    folder: Path,
+    location: Location,
     *,
     master: bytes | None,
-    erasures: Path | None = None,
+    erasures: Location | None = None,
     without_ledger: bool = False,
     replace: bool = False,
 ) -> Restored:
@@ -69,40 +66,51 @@ def restore(
 
     Args:
         file: the backup.
-        folder: of the store; it holds none, or ``replace``.
+        location: of the store; there is none, or ``replace``.
         master: the master key, where the backup is encrypted.
-        erasures: a ledger, or the folder of the store that was served last; what the store that is replaced knows, if
-            it can be read, counts too.
+        erasures: a ledger, or the store that was served last; what the store that is replaced knows, if it can be read,
+            counts too.
         without_ledger: restore although nothing is known of erasures after the backup: who was erased comes back.
         replace: whether a store that is there is given up.
 
     Raises:
         StoreError: anything of it cannot be; what was there is still there then.
     """
-    there = (folder / DATABASE).exists()
-    if there and not replace:
-        raise StoreError(f"there is a store in {folder} already; give it up with --replace, or name another folder")
     with contextlib.ExitStack() as ended:
-        ended.enter_context(failing_as(f"the store in {folder} cannot be restored"))
+        ended.enter_context(failing_as(f"the store in {described(location)} cannot be restored"))
         backup = ended.enter_context(opened_backup(file))
-        made = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if made:
-            ended.callback(_remove_unless_used, folder)
-        ended.enter_context(claim_folder(folder))
-        if erasures is not None and erasures.is_dir() and not erasures.samefile(folder):
-            ended.enter_context(claim_folder(erasures))  # what it erased from now on would come back
-        since = known_since(folder if there else None, erasures, without_ledger)
-        work = folder / RESTORING
-        work.mkdir(mode=0o700)
-        ended.callback(shutil.rmtree, work)
-        backup.extract(work / DATABASE)
-        restored = _prepared(work, backup, master, since, called=folder)
-        _take_place(work / DATABASE, folder)
+        place = ended.enter_context(place_for(location, replace=replace))
+        named = ended.enter_context(_erasures(erasures, location, place.replaced))
+        since = known_since(place.replaced, named, without_ledger)
+        backup.extract(place.work / DATABASE)
+        restored = _prepared(place.work, backup, master, since, called=place.name)
+        place.take(place.work / DATABASE)
     return restored
 
 
-def _prepared(work: Path, backup: Backup, master: bytes | None, since: Since, *, called: Path) -> Restored:
+@contextlib.contextmanager
+def _erasures(named: Location | None, location: Location, replaced: Source | None) -> Iterator[Source | Path | None]:
+    """A ledger as it is; a store without its services, since what they erased from now on would come back."""
+    if named is None or (isinstance(named, Path) and not named.is_dir()):
+        yield named
+    elif _same(named, location):
+        yield replaced or Source.at(named)
+    elif isinstance(named, Path):
+        with claim_folder(named):
+            yield Source.at(named)
+    else:
+        with Store(named, create=False) as store:
+            store.claim(alone=True)
+            yield Source(store.name, store.read)
+
+
+def _same(named: Location, location: Location) -> bool:
+    if isinstance(named, Path) and isinstance(location, Path):
+        return location.is_dir() and named.samefile(location)
+    return named == location
+
+
+def _prepared(work: Path, backup: Backup, master: bytes | None, since: Since, *, called: str) -> Restored:
     """Check the unpacked database, and erase in it what is to stay erased."""
     with Store(work, create=False) as store:
         with store.read() as session:
@@ -116,6 +124,7 @@ def _prepared(work: Path, backup: Backup, master: bytes | None, since: Since, *,
             revoked = _revoke(session, since.revoked)
             for number in collections_with_snapshot_key(session):
                 drop_snapshot_key(session, number)
+            forget_index(session)
             event = Event.RESTORE if since.log is not None else Event.RESTORE_WITHOUT_LEDGER
             head = append(session, [Erased(event, "", faces=faces)], actor=ACTOR)
         store.compact()
@@ -199,35 +208,3 @@ def _revoke(session: Session, revoked: frozenset[str]) -> int:
     for row in rows:
         row.revoked_at = now()
     return len(rows)
-
-
-def _take_place(database: Path, folder: Path) -> None:
-    """Let the new database be the store's, by one rename; logs of the old one must not be taken for its own.
-
-    Raises:
-        StoreError: somebody is using the old one.
-    """
-    old = folder / DATABASE
-    if old.exists() and _in_use(old):
-        raise StoreError(f"{old} is being read or written by another process; nothing was replaced, try again")
-    for log in _LOGS:
-        Path(f"{old}{log}").unlink(missing_ok=True)
-    database.replace(old)
-    flush_path(folder)
-    shutil.rmtree(folder / SNAPSHOTS, ignore_errors=True)  # of the old one; nothing opens them any more
-
-
-def _in_use(database: Path) -> bool:
-    """Move its log into it, so that it is whole if the rename does not come about; a ruined one is left."""
-    try:
-        with contextlib.closing(sqlite3.connect(database, timeout=_PATIENCE_S)) as connection:
-            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            return bool(busy)
-    except sqlite3.DatabaseError as error:
-        return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def _remove_unless_used(folder: Path) -> None:
-    if not (folder / DATABASE).exists():
-        (folder / LOCK).unlink(missing_ok=True)
-        folder.rmdir()

@@ -24,7 +24,8 @@ from sqlalchemy.orm import Session
 from facemargin.errors import ConfigError
 from service.errors import ForbiddenError, NotFoundError, UnauthenticatedError
 from service.store import ApiKeyRow
-from service.store.keys import NO_LIMITS, KeyLimits, KeyRing, StoredKey, add_key, end_key, known_key
+from service.store.key_ring import KeyRing
+from service.store.keys import NO_LIMITS, KeyLimits, StoredKey, add_key, end_key, known_key
 from service.store.tables import now
 
 COLLECTION_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"

@@ -7,10 +7,11 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from facemargin.errors import ConfigError
-from facemargin.index import INDEXES
+from facemargin.index.engines import scheme_of
 from facemargin.preprocessing import ImageLimits
 from service.logs import LogFormat, LogLevel
 from service.security import COLLECTION_NAME
+from service.store.location import LocationSetting
 
 ENV_PREFIX = "FACEMARGIN_"
 MEBIBYTE = 1024 * 1024
@@ -25,7 +26,10 @@ class Settings(BaseSettings):
     more_bundles: list[Path] = Field(
         default=[], description="Folders of further models, as a JSON list, for collections bound to them."
     )
-    store: Path = Field(description="Folder of the database; made if it is missing. Biometric data live here.")
+    store: LocationSetting = Field(
+        description="Folder of the database, made if it is missing, or `postgresql://user@host/database`. "
+        "Biometric data live here."
+    )
     master_key: SecretStr | None = Field(
         default=None, description="Master key, 32 bytes as base64: encrypts templates, crops and snapshots at rest."
     )
@@ -34,8 +38,12 @@ class Settings(BaseSettings):
         default=None, description="YuNet's ONNX file; without it, the one that `facemargin models pull yunet` fetched."
     )
     index: str = Field(
-        default="segmented",
-        description="How galleries are searched: `segmented` (compressed when large), or all exact: `faiss`, `exact`.",
+        default="faiss:",
+        description="The search engine: `faiss:` (in memory; `faiss:flat` and `faiss:exact` without compression), "
+        "`pgvector:` (in the PostgreSQL store), `milvus://host:19530` or `milvus:FILE.db`.",
+    )
+    allow_plaintext_index: bool = Field(
+        default=False, description="Let an engine hold templates in the clear although the store is encrypted."
     )
     templates: Literal["best", "mean"] = Field(
         default="best",
@@ -133,10 +141,12 @@ class Settings(BaseSettings):
 
     @field_validator("index")
     @classmethod
-    def _known_index(cls, name: str) -> str:
-        if name not in INDEXES:
-            raise ValueError(f"index is {name!r}; it must be one of {', '.join(sorted(INDEXES))}")
-        return name
+    def _known_index(cls, url: str) -> str:
+        try:
+            scheme_of(url)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return url
 
     @model_validator(mode="after")
     def _one_master_key(self) -> Self:

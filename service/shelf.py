@@ -1,17 +1,10 @@
-"""The index of one collection in memory, and how it is filled: from a snapshot, or from the store.
-
-Owns what an entry is: with ``templates=best`` every face is an entry, and a person is as similar as the best of them;
-with ``mean`` every person is one entry, the mean of the faces scaled to unit length.
-"""
+"""The index of one collection in memory, and how it is filled: from a snapshot, or from the store."""
 
 import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import attrgetter
-from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,28 +12,16 @@ from sqlalchemy.orm import Session
 
 from facemargin.errors import FacemarginError
 from facemargin.index import Index, ReadersWriterLock, make_index
-from service.snapshots import Block, Label, SnapshotError, Snapshots
+from service.entries import Block, Entries, Entry, Templates
+from service.snapshots import Label, SnapshotError, Snapshots
 from service.store import CollectionRow
-from service.store.faces import Template, entry_ids, template_blocks
-from service.store.upgrades import Owners, owners
+from service.store.upgrades import Owners
 
 log = logging.getLogger("facemargin.service")
 
-Templates = Literal["best", "mean"]
-Vector = NDArray[np.float32]
-
-_SMALLEST_MEAN = 1e-3
 _AT_A_TIME = 4096
 _MOST_MISSING = 0.5
 """Share of a collection that may be missing from its snapshot; beyond, reading everything in order is faster."""
-
-
-class Entry(NamedTuple):
-    """One vector of an index: its id (a row number of the store), whose it is, and the vector."""
-
-    id: int
-    person: int
-    vector: Vector
 
 
 @dataclass(eq=False)
@@ -69,8 +50,7 @@ class Shelf:
     def put(self, entries: Sequence[Entry]) -> None:
         """Add entries."""
         if entries:
-            ids, people = np.array([(entry.id, entry.person) for entry in entries], dtype=np.int64).T
-            self.put_block(Block(ids.copy(), people, np.stack([entry.vector for entry in entries])))
+            self.put_block(Block.of(entries))
 
     def put_block(self, block: Block) -> None:
         """Add many entries."""
@@ -110,13 +90,6 @@ class Shelf:
             yield Block(listed.ids[some], listed.people[some], self.index.vectors(listed.ids[some]))
 
 
-class Draft(NamedTuple):
-    """A shelf that was built while others write, and the faces that it was built from."""
-
-    shelf: Shelf
-    owners: Owners
-
-
 class ShelfMaker:
     """Makes shelves.
 
@@ -128,7 +101,7 @@ class ShelfMaker:
 
     def __init__(self, *, index: str, templates: Templates, snapshots: Snapshots | None) -> None:
         self._kind = index
-        self._templates = templates
+        self._entries = Entries(templates)
         self._snapshots = snapshots
 
     def empty(self, model: str, dim: int) -> Shelf:
@@ -150,44 +123,25 @@ class ShelfMaker:
         """The shelf of a collection from the store alone."""
         shelf = self.empty(row.model, row.dim)
         shelf.sequence = row.sequence
-        if self._templates == "best":
-            for block in template_blocks(session, row, row.model):
-                shelf.put_block(Block(*block))
-        else:
-            shelf.put(list(self._means(session, row)))
+        for block in self._entries.everything(session, row):
+            shelf.put_block(block)
         return shelf
 
-    def drafted(self, session: Session, row: CollectionRow) -> Draft:
-        """The shelf of a collection as a session sees it, to be brought up to date later."""
-        return Draft(self.built(session, row), owners(session, row, row.model))
-
-    def brought_up(self, session: Session, row: CollectionRow, draft: Draft) -> Shelf:
-        """The shelf of a draft with what was written since; vectors never change, so faces tell it."""
-        shelf, before, after = draft.shelf, draft.owners, owners(session, row, row.model)
-        gone, new = ~np.isin(before.faces, after.faces), ~np.isin(after.faces, before.faces)
-        if self._templates == "best":
-            going, coming = before.faces[gone], after.faces[new]
-        else:
-            touched = np.union1d(before.people[gone], after.people[new])
-            going, coming = np.intersect1d(touched, before.people), np.intersect1d(touched, after.people)
-        shelf.take(going.tolist())
-        self._fill(session, row, shelf, coming)
+    def brought_up(self, session: Session, row: CollectionRow, shelf: Shelf, filled_from: Owners) -> Shelf:
+        """A shelf that was built while others wrote, with what was written since."""
+        since = self._entries.since(session, row, filled_from)
+        shelf.take(since.gone.tolist())
+        self._fill(session, row, shelf, since.new)
         shelf.sequence = row.sequence
         return shelf
 
     def label(self, row: CollectionRow) -> Label:
         """What a snapshot of a collection must be of."""
-        return Label(row.id, row.model, self._templates, row.dim, row.sequence, 0)
+        return Label(row.id, row.model, self._entries.templates, row.dim, row.sequence, 0)
 
     def label_of(self, collection: int, shelf: Shelf, listed: Block) -> Label:
         """What a snapshot of listed entries of a shelf is of."""
-        return Label(collection, shelf.model, self._templates, shelf.index.dim, shelf.sequence, len(listed.ids))
-
-    def entries(self, person: int, vectors: Sequence[tuple[int, Vector]]) -> list[Entry]:
-        """What the shelf holds of a person with these faces."""
-        if self._templates == "best" or not vectors:
-            return [Entry(face, person, vector) for face, vector in vectors]
-        return [Entry(person, person, unit_mean([vector for _, vector in vectors]))]
+        return Label(collection, shelf.model, self._entries.templates, shelf.index.dim, shelf.sequence, len(listed.ids))
 
     def _restored(self, session: Session, row: CollectionRow, snapshots: Snapshots) -> Shelf | None:
         found = snapshots.read(session, self.label(row))
@@ -211,7 +165,7 @@ class ShelfMaker:
         Raises:
             SnapshotError: it holds what the store does not, or lacks too much.
         """
-        wanted = entry_ids(session, row, people=self._templates == "mean")
+        wanted = self._entries.ids(session, row)
         held = np.fromiter(shelf.people, np.int64, len(shelf.people))
         missing = np.setdiff1d(wanted, held, assume_unique=True)
         if len(held) + len(missing) != len(wanted):
@@ -225,29 +179,5 @@ class ShelfMaker:
         self._fill(session, row, shelf, missing)
 
     def _fill(self, session: Session, row: CollectionRow, shelf: Shelf, ids: NDArray[np.int64]) -> None:
-        for start in range(0, len(ids), _AT_A_TIME):
-            shelf.put(list(self._stored(session, row, ids[start : start + _AT_A_TIME].tolist())))
-
-    def _stored(self, session: Session, row: CollectionRow, ids: list[int]) -> Iterator[Entry]:
-        if self._templates == "mean":
-            yield from self._means(session, row, ids)
-        else:
-            for block in template_blocks(session, row, row.model, faces=ids):
-                yield from map(Entry, block.faces.tolist(), block.people.tolist(), block.vectors)
-
-    def _means(self, session: Session, row: CollectionRow, people: Sequence[int] | None = None) -> Iterator[Entry]:
-        rows = _templates(session, row, people)
-        for person, group in groupby(rows, key=attrgetter("person")):
-            yield from self.entries(person, [(template.face, template.vector) for template in group])
-
-
-def _templates(session: Session, row: CollectionRow, people: Sequence[int] | None) -> Iterator[Template]:
-    for block in template_blocks(session, row, row.model, people=people):
-        yield from map(Template, block.faces.tolist(), block.people.tolist(), block.vectors)
-
-
-def unit_mean(vectors: Sequence[Vector]) -> Vector:
-    """The mean of unit vectors at unit length; the first of them where they cancel out."""
-    mean = np.mean(vectors, axis=0, dtype=np.float64)
-    norm = float(np.linalg.norm(mean))
-    return vectors[0] if norm < _SMALLEST_MEAN else np.asarray(mean / norm, dtype=np.float32)
+        for block in self._entries.some(session, row, ids):
+            shelf.put_block(block)

@@ -4,17 +4,45 @@ The audit log of the store that is replaced counts whenever it can be read, besi
 of one history, the longer one knows more.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from service.errors import StoreError
 from service.ledger import read_ledger
-from service.store import ApiKeyRow, Store
+from service.store import ApiKeyRow, Location, Store
 from service.store.audit import Record, check_log, records
+from service.store.location import described
+
+
+@dataclass(frozen=True)
+class Source:
+    """A store that knows of erasures.
+
+    Attributes:
+        name: as errors call it.
+        read: opens a session on it.
+    """
+
+    name: str
+    read: Callable[[], contextlib.AbstractContextManager[Session]]
+
+    @classmethod
+    def at(cls, location: Location) -> Self:
+        """The store of a location, which is opened to be read."""
+
+        @contextlib.contextmanager
+        def read() -> Iterator[Session]:
+            with Store(location, create=False) as store, store.read() as session:
+                yield session
+
+        return cls(described(location), read)
 
 
 @dataclass(frozen=True)
@@ -32,8 +60,8 @@ class Since:
     unread: str | None = None
 
 
-def known_since(replaced: Path | None, erasures: Path | None, without_ledger: bool) -> Since:
-    """What the store that is replaced and the erasures that were named know together.
+def known_since(replaced: Source | None, erasures: Source | Path | None, without_ledger: bool) -> Since:
+    """What the store that is replaced and the erasures that were named, a store or a ledger, know together.
 
     Raises:
         StoreError: neither knows anything, or one contradicts the other.
@@ -47,18 +75,18 @@ def known_since(replaced: Path | None, erasures: Path | None, without_ledger: bo
         if replaced is None or unread is not None:
             raise StoreError(_nothing_known(replaced, unread))
         return own
-    named = _known(erasures) if erasures.is_dir() else Since(read_ledger(erasures))
+    named = Since(read_ledger(erasures)) if isinstance(erasures, Path) else _known(erasures)
     return Since(_longer(own.log or (), named.log or ()), own.revoked | named.revoked, unread)
 
 
-def _nothing_known(replaced: Path | None, unread: str | None) -> str:
+def _nothing_known(replaced: Source | None, unread: str | None) -> str:
     what = "who was erased after the backup would come back"
     if replaced is not None:
-        what = f"the audit log of the store in {replaced} cannot be read ({unread})"
+        what = f"the audit log of the store in {replaced.name} cannot be read ({unread})"
     return f"{what}; name the erasure ledger with --erasures, or accept that with --without-ledger"
 
 
-def _known_if_readable(replaced: Path | None) -> tuple[Since, str | None]:
+def _known_if_readable(replaced: Source | None) -> tuple[Since, str | None]:
     if replaced is None:
         return Since(()), None
     try:
@@ -67,20 +95,20 @@ def _known_if_readable(replaced: Path | None) -> tuple[Since, str | None]:
         return Since(()), str(error)
 
 
-def _known(folder: Path) -> Since:
+def _known(source: Source) -> Since:
     """The log and the revoked keys of a store.
 
     Raises:
         StoreError: it cannot be read, or its log is not whole.
     """
     try:
-        with Store(folder, create=False) as store, store.read() as session:
+        with source.read() as session:
             if faults := check_log(session).faults:
-                raise StoreError(f"the audit log of the store in {folder} is broken: {faults[0]}")
+                raise StoreError(f"the audit log of the store in {source.name} is broken: {faults[0]}")
             revoked = select(ApiKeyRow.id).where(ApiKeyRow.revoked_at.is_not(None))
             return Since(list(records(session)), frozenset(session.scalars(revoked)))
     except SQLAlchemyError as error:
-        raise StoreError(f"the audit log of the store in {folder} cannot be read: {error}") from error
+        raise StoreError(f"the audit log of the store in {source.name} cannot be read: {error}") from error
 
 
 def _longer(own: Sequence[Record], named: Sequence[Record]) -> Sequence[Record]:

@@ -17,13 +17,13 @@ from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from facemargin.flushing import flush, flush_path
+from service.entries import Block
 from service.errors import StoreError
 from service.store import Store
 from service.store.snapshot_keys import (
@@ -53,14 +53,6 @@ _NAME: Final = re.compile(r"(\d+)\.(snapshot|part)")
 
 class SnapshotError(StoreError):
     """A snapshot that cannot be used; it is thrown away."""
-
-
-class Block(NamedTuple):
-    """Entries of an index: ids (N,) and people (N,) int64, vectors (N, D) float32."""
-
-    ids: NDArray[np.int64]
-    people: NDArray[np.int64]
-    vectors: NDArray[np.float32]
 
 
 @dataclass(frozen=True)

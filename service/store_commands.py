@@ -1,10 +1,11 @@
-"""The commands ``audit``, ``encryption``, ``backup`` and ``restore``: parse, call, print."""
+"""The commands ``audit``, ``encryption``, ``store``, ``backup`` and ``restore``: parse, call, print."""
 
 import base64
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,13 @@ from facemargin.errors import ConfigError
 if TYPE_CHECKING:
     from service.store import Store
 
-StoreOption = Annotated[Path, typer.Option(help="Folder of the service's database.", envvar="FACEMARGIN_STORE")]
+
+StoreOption = Annotated[
+    str,
+    typer.Option(
+        help="Folder of the service's database, or postgresql://user@host/database.", envvar="FACEMARGIN_STORE"
+    ),
+]
 KeyFileOption = Annotated[
     Path | None,
     typer.Option(
@@ -31,6 +38,10 @@ audit = typer.Typer(
 encryption = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Encrypt a store, or change its master key."
 )
+store = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Move a store, or write it anew."
+)
+_LOCATION = "A folder, or postgresql://user@host/database."
 
 
 @audit.command("verify")
@@ -43,11 +54,10 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Recompute the chain of the audit log and look for receipts in it; exit code 1 where something is wrong."""
-    from service.store import Store
     from service.store.audit import Receipt, check_log
 
     receipts = [Receipt.parse(text) for text in receipt]
-    with Store(store, create=False) as opened, opened.read() as session:
+    with _opened(store) as opened, opened.read() as session:
         verdict = check_log(session, receipts)
     head = verdict.head.receipt if verdict.head is not None else None
     if as_json:
@@ -68,12 +78,11 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """List the records of the audit log, the oldest first."""
-    from service.store import Store
     from service.store.audit import records, records_of
 
-    with Store(store, create=False) as opened:
+    with _opened(store) as opened:
         if person is not None:
-            opened.unlock(_master_key(master_key_file))
+            opened.unlock(given_master_key(master_key_file))
         with opened.read() as session:
             found = [record.as_json() for record in (records_of(session, person) if person else records(session))]
     if as_json:
@@ -93,9 +102,8 @@ def export(
 ) -> None:
     """Write the audit log to a file, as the erasure ledger that `facemargin restore` takes."""
     from service.ledger import export_ledger
-    from service.store import Store
 
-    with Store(store, create=False) as opened:
+    with _opened(store) as opened:
         count = export_ledger(opened, output)
     typer.echo(f"{count} records in {output}")
 
@@ -130,10 +138,9 @@ def _write_key(file: Path, text: bytes) -> None:
 @encryption.command("status")
 def status(store: StoreOption, as_json: JsonOption = False) -> None:
     """Say whether a store is encrypted, and which master key it needs."""
-    from service.store import Store
     from service.store.encryption import describe
 
-    with Store(store, create=False) as opened, opened.read() as session:
+    with _opened(store) as opened, opened.read() as session:
         found = describe(session)
     if as_json:
         typer.echo(json.dumps(found))
@@ -149,11 +156,20 @@ def status(store: StoreOption, as_json: JsonOption = False) -> None:
 def enable(
     store: StoreOption,
     key_file: Annotated[Path, typer.Option(help="File with the master key to encrypt under.")],
+    allow_plaintext_index: Annotated[
+        bool,
+        typer.Option(
+            "--allow-plaintext-index",
+            help="Leave templates in an index outside that holds them in the clear.",
+            envvar="FACEMARGIN_ALLOW_PLAINTEXT_INDEX",
+        ),
+    ] = False,
 ) -> None:
     """Encrypt the templates and crops of a store that no service is using."""
     from service.store.vault import read_master_key
 
-    _change(store, None, read_master_key(key_file), "people encrypted; start the service with this master key")
+    done = "people encrypted; start the service with this master key"
+    _change(store, None, read_master_key(key_file), done, allow_plaintext_index=allow_plaintext_index)
 
 
 @encryption.command("rotate")
@@ -182,6 +198,50 @@ def disable(
     _change(store, read_master_key(key_file), None, "people decrypted; templates are in the clear now")
 
 
+@store.command("move")
+def move(
+    source: Annotated[str, typer.Option("--from", help=f"Where the store is. {_LOCATION}")],
+    target: Annotated[str, typer.Option("--to", help=f"Where it shall be, and none is yet. {_LOCATION}")],
+    as_json: JsonOption = False,
+) -> None:
+    """Copy a store that no service is using to another place: from SQLite to PostgreSQL, back, or within a kind.
+
+    Every row is read back and compared before it counts; what is encrypted stays so, and no master key is needed.
+    Killed at any moment, the target holds nothing, or everything. The source stays as it is: start the service on the
+    target, and then delete the source yourself, since it holds people who may be erased later.
+    """
+    from service.move import move as moved_to
+    from service.store import parse_location
+    from service.store.location import described
+
+    here, there = parse_location(source), parse_location(target)
+    done = moved_to(here, there, _rows_shown())
+    if as_json:
+        typer.echo(json.dumps({"counts": done.counts, "audit_head": done.audit_head}))
+        return
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in done.counts.items())
+    typer.echo(f"{described(there)}: {counts}; audit head {done.audit_head or 'none'}; compared")
+    typer.echo(
+        f"{described(here)} is as it was: delete it when the service runs on the new one, and start none on it.",
+        err=True,
+    )
+
+
+@store.command("compact")
+def compact(store: StoreOption) -> None:
+    """Write a store anew, so that nothing of deleted rows is left in its tables.
+
+    On PostgreSQL also while it is served: requests wait for the table that is being written. A store in a folder is
+    compacted while no service is using it, and hardly ever needs it: deletions leave its files by themselves.
+    """
+
+    with _opened(store) as opened:
+        if not opened.shared:
+            opened.claim(alone=True)
+        opened.compact()
+        typer.echo(f"{opened.name}: nothing of deleted rows is left in its tables")
+
+
 def backup(
     store: StoreOption,
     output: Annotated[Path, typer.Option(help="The file to make; it must not be there yet.")],
@@ -202,26 +262,35 @@ def backup(
 
 def restore(
     file: Annotated[Path, typer.Argument(help="The backup.")],
-    store: Annotated[Path, typer.Option(help="Folder of the store to make.", envvar="FACEMARGIN_STORE")],
+    store: Annotated[
+        str,
+        typer.Option(
+            help="Store to make: a folder, or postgresql://user@host/database of an empty database.",
+            envvar="FACEMARGIN_STORE",
+        ),
+    ],
     erasures: Annotated[
-        Path | None,
-        typer.Option(help="The erasure ledger, or the folder of the store served last; a replaced store counts too."),
+        str | None,
+        typer.Option(help="The erasure ledger, or the store served last; a replaced store counts too."),
     ] = None,
     without_ledger: Annotated[
         bool, typer.Option("--without-ledger", help="Restore although whoever was erased since comes back.")
     ] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Give up the store that is in the folder.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Give up the store that is there.")] = False,
     master_key_file: KeyFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a store of a backup; whoever was erased after it stays erased."""
     from service.restore import restore as restored_from
+    from service.store import parse_location
+    from service.store.location import described
 
+    location = parse_location(store)
     done = restored_from(
         file,
-        store,
-        master=_master_key(master_key_file),
-        erasures=erasures,
+        location,
+        master=given_master_key(master_key_file),
+        erasures=parse_location(erasures) if erasures is not None else None,
         without_ledger=without_ledger,
         replace=replace,
     )
@@ -230,7 +299,7 @@ def restore(
         typer.echo(json.dumps({"counts": done.manifest.counts, **counts, "audit_head": done.audit_head}))
         return
     typer.echo(
-        f"{store}: the state of {done.manifest.created_at.isoformat()}, {done.erased} erased again, "
+        f"{described(location)}: the state of {done.manifest.created_at.isoformat()}, {done.erased} erased again, "
         f"{done.revoked} keys revoked again; audit head {done.audit_head}"
     )
     if done.unread is not None:
@@ -239,7 +308,7 @@ def restore(
         typer.echo("Whoever was erased after the backup is in the store again: erase them again.", err=True)
 
 
-def _master_key(file: Path | None) -> bytes | None:
+def given_master_key(file: Path | None) -> bytes | None:
     """The master key of a file or of the environment, as the service would take it; None where there is none."""
     from service.store.vault import parse_master_key, read_master_key
 
@@ -249,14 +318,26 @@ def _master_key(file: Path | None) -> bytes | None:
     return parse_master_key(text, "FACEMARGIN_MASTER_KEY") if text else None
 
 
-def _change(folder: Path, old: bytes | None, new: bytes | None, done: str) -> None:
-    from service.store import Store
+@contextlib.contextmanager
+def _opened(location: str) -> Iterator["Store"]:
+    """A store that is there; what its database refuses is one line, whatever it is asked."""
+    from service.backup import failing_as
+    from service.store import Store, parse_location
+    from service.store.location import described
+
+    with failing_as(f"the store {described(parse_location(location))} fails"), Store(location, create=False) as store:
+        yield store
+
+
+def _change(
+    location: str, old: bytes | None, new: bytes | None, done: str, *, allow_plaintext_index: bool = False
+) -> None:
     from service.store.encryption import change_encryption
 
-    with Store(folder, create=False) as store:
-        store.claim()
+    with _opened(location) as store:
+        store.claim(alone=True)
         _unlock(store, old, new)
-        count = change_encryption(store, new, _progress())
+        count = change_encryption(store, new, _progress(), allow_plaintext_index=allow_plaintext_index)
     typer.echo(f"{count} {done}")
 
 
@@ -277,5 +358,13 @@ def _progress() -> Callable[[int, int], None]:
     def show(done: int, total: int) -> None:
         if sys.stderr.isatty():
             typer.echo(f"\r{done} of {total} people", err=True, nl=done == total)
+
+    return show
+
+
+def _rows_shown() -> Callable[[str, int], None]:
+    def show(table: str, rows: int) -> None:
+        if sys.stderr.isatty():
+            typer.echo(f"\r\x1b[K{table}: {rows} rows", err=True, nl=False)
 
     return show

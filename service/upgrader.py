@@ -97,7 +97,7 @@ class Upgrader:
 
         Raises:
             NotFoundError: there is no such collection.
-            UpgradeStateError: by the target.
+            UpgradeStateError: by the target, or another request is moving it there.
             ModelMismatchError: the model is not loaded any more.
         """
         with self._drafted(name, target) as drafted:
@@ -105,9 +105,7 @@ class Upgrader:
             def work(session: Session, changes: list[Change]) -> Reply:
                 gallery = collection(session, name)
                 model = self._models.named(target(session, gallery))
-                bind(
-                    session, changes, gallery, model=model, shelf_for=partial(self._gallery.shelf_for, drafted=drafted)
-                )
+                bind(session, changes, gallery, model=model, moved=partial(self._gallery.moved, drafted=drafted))
                 return answer(session, gallery)
 
             return self._writer.run(once, work)
@@ -130,7 +128,9 @@ class Upgrader:
             return None
         if row is None or model is None:
             return None
-        return CollectionRow(id=row.id, name=row.name, model=model.id, dim=model.dim, sequence=row.sequence)
+        return CollectionRow(
+            id=row.id, public_id=row.public_id, name=row.name, model=model.id, dim=model.dim, sequence=row.sequence
+        )
 
     def _work(self) -> None:
         while not self._ended.is_set():

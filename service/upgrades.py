@@ -21,7 +21,6 @@ from service.errors import UpgradeStateError
 from service.faces import FaceEngine
 from service.gallery import Change, Gallery, difference
 from service.models import Model, Models
-from service.shelf import Shelf
 from service.store import CollectionRow, FaceRow, PersonRow
 from service.store.faces import Template, add_template, template_blocks
 from service.store.upgrades import (
@@ -39,8 +38,8 @@ MOST_COMPARED = 2000
 Target = Callable[[Session, CollectionRow], str]
 """Id of the model that a collection shall be bound to; raises `UpgradeStateError` where it must not."""
 
-ShelfFor = Callable[[Session, CollectionRow], Shelf]
-"""The index of a collection as a write leaves it."""
+Moved = Callable[[Session, CollectionRow], Change]
+"""What the move of a collection means for its index; see `Gallery.moved`."""
 
 
 def models_of(gallery: CollectionRow) -> list[str]:
@@ -111,13 +110,13 @@ def model_before(_: Session, gallery: CollectionRow) -> str:
     return gallery.previous_model
 
 
-def bind(session: Session, changes: list[Change], gallery: CollectionRow, *, model: Model, shelf_for: ShelfFor) -> None:
+def bind(session: Session, changes: list[Change], gallery: CollectionRow, *, model: Model, moved: Moved) -> None:
     """Bind a collection to the model of a `Target`; the other one's vectors stay, so that it can move there again."""
     left, back = gallery.model, model.id == gallery.previous_model
     gallery.previous_model, gallery.upgrade_model = (None, left) if back else (left, None)
     gallery.model, gallery.dim = model.id, model.dim
     session.flush()
-    changes.append(Change(gallery.id, gallery.model, gallery.dim, shelf=shelf_for(session, gallery)))
+    changes.append(moved(session, gallery))
 
 
 def finish(session: Session, changes: list[Change], gallery: CollectionRow) -> None:

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from anyio import CapacityLimiter
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from service.current import Stage
@@ -21,6 +22,7 @@ from service.errors import IdempotencyGoneError, IdempotencyMismatchError, Store
 from service.gallery import Change, Gallery
 from service.ledger import Ledger
 from service.store import CollectionRow, ReplyRow, Store
+from service.store.replicas import demand_present_version
 from service.store.replies import drop_old_replies, find_reply, has_old_replies, keep_reply
 from service.store.tables import now
 from service.store.vault import seal, unseal, vault_of
@@ -105,7 +107,10 @@ class Writer:
         if once.key is None:
             return None
         with self._store.read() as session:
-            return _earlier(session, once, self._kept_since())
+            earlier = _earlier(session, once, self._kept_since())
+        if earlier is not None:  # the service that gave it may have died before the index followed
+            self._gallery.catch_up(self._store)
+        return earlier
 
     def run(self, once: Once, work: Work) -> Reply:
         """Do a write, or give the answer that it got before. When this returns, the write is on the disk.
@@ -113,22 +118,27 @@ class Writer:
         Raises:
             IdempotencyMismatchError: the key came before with another request.
             IdempotencyGoneError: what the first answer spoke of was deleted since.
-            StoreError: no write can be taken at present.
+            StoreError, IndexUnavailableError: no write can be taken at present.
         """
         self._refuse_in_vain()
         with self._my_turn():
             self._refuse_in_vain()
             changes: list[Change] = []
             with Stage("commit"), self._store.write() as session:
+                if self._store.shared:
+                    demand_present_version(session, self._store.name)
                 kept_since = self._kept_since()
                 dropped = drop_old_replies(session, before=kept_since)
-                if (earlier := _earlier(session, once, kept_since)) is not None:
-                    self._forgotten = self._forgotten and not dropped
-                    return earlier
-                reply = work(session, changes)
-                _count(session, changes)
-                _keep(session, once, reply)
-                self._gallery.withdraw(session, changes)
+                reply = _earlier(session, once, kept_since)
+                if reply is None:
+                    reply = work(session, changes)
+                    _count(session, changes)
+                    _keep(session, once, reply)
+                    self._gallery.prepare(session, changes)
+            if reply.replayed:  # the service that gave it may have died before the index followed
+                self._forgotten = self._forgotten and not dropped
+                self._gallery.catch_up(self._store)
+                return reply
             self._gallery.follow(self._store, changes)
             if reply.status == 204 or reply.overwrites:  # 204 answers deletions, nothing else
                 self._forgotten = False
@@ -157,8 +167,7 @@ class Writer:
                 self._forgotten = False
             if not self._forgotten:
                 self._forgotten = self._store.forget(patience_ms=_PATIENCE_MS)
-            if self._gallery.stale:
-                self._gallery.repair(self._store)
+            self._gallery.repair(self._store)
 
     def write_ledger(self) -> None:
         """Write to the erasure ledger what it could not take when it was answered.
@@ -185,6 +194,7 @@ class Writer:
         """Refuse a write that cannot succeed: if each waited for the disk, their threads would be missed by readers."""
         if self._store.outage is not None:
             raise StoreError(f"the database takes no writes: {self._store.outage}; it is tried again every few seconds")
+        self._gallery.demand()
 
     @contextlib.contextmanager
     def _my_turn(self) -> Iterator[None]:
@@ -255,8 +265,8 @@ def _reply_key(session: Session, key: str) -> bytes:
 def _count(session: Session, changes: Sequence[Change]) -> None:
     """Raise the sequence of the collections whose templates change."""
     for number in {change.collection for change in changes if not change.drop}:
-        row = session.get_one(CollectionRow, number)
-        row.sequence += 1
+        raised = update(CollectionRow).where(CollectionRow.id == number).values(sequence=CollectionRow.sequence + 1)
+        sequence = session.scalars(raised.returning(CollectionRow.sequence)).one()
         for change in changes:
             if change.collection == number:
-                change.sequence = row.sequence
+                change.sequence = sequence

@@ -12,6 +12,8 @@ import pytest
 from facemargin.bundle import Bundle, Manifest, MetricRecord, write_bundle
 from facemargin.metrics.calibration import Calibration, calibrate
 
+pytest_plugins = ("tests.postgres",)
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch is imported later; many small tests on two cores are faster so
 
 DATA = Path(os.environ.get("FACEMARGIN_DATA") or Path(__file__).parents[2] / "shared" / "data")

@@ -35,7 +35,7 @@ def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess
 
 def test_the_fixed_commands_exist() -> None:
     fixed = "train evaluate compare export import calibrate verify serve keys demo data models doctor enrol "
-    fixed += "audit encryption backup restore"
+    fixed += "audit encryption backup restore embed gallery store"
     assert set(COMMANDS) == set(fixed.split())
 
 

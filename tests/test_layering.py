@@ -76,7 +76,9 @@ def test_heads_partitions_and_backbones_know_no_images() -> None:
     assert offenders(sources(*(f"facemargin/{name}" for name in NO_IMAGES)), IMAGES) == []
 
 
-@pytest.mark.parametrize("module", ["service.app", "facemargin.embedder", "facemargin.cli", "training.cli"])
+@pytest.mark.parametrize(
+    "module", ["service.app", "facemargin.embedder", "facemargin.cli", "training.cli", "training.bulk.job"]
+)
 def test_torch_is_not_loaded_by(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0

@@ -221,6 +221,7 @@ BY_SLUG: dict[str, type[ServiceProblem]] = {
     "idempotency-mismatch": IdempotencyMismatch,
     "idempotency-gone": IdempotencyGone,
     "store-unavailable": Unavailable,
+    "index-unavailable": Unavailable,
     "not-ready": Unavailable,
     "unauthenticated": Unauthenticated,
     "forbidden": Forbidden,
@@ -236,7 +237,9 @@ BY_STATUS: dict[int, type[ServiceProblem]] = {
     422: InvalidRequest,
     429: Overloaded,
     500: ServiceFailure,
+    502: Unavailable,  # a proxy lost the service on the way
     503: Unavailable,
+    504: Unavailable,
 }
 """The error of a status whose problem type is not known here (a proxy's, or of a later service)."""
 

@@ -20,7 +20,8 @@ _OURS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 class Retries:
     """How calls are tried again. All are safe to repeat: reads change nothing, and writes carry an Idempotency-Key.
 
-    Tried again are failures of the connection (also when the answer was lost on its way), 429 and 503; nothing else.
+    Tried again are failures of the connection (also when the answer was lost on its way), 429 and 503, and
+    what a proxy says of a service that it lost, 502 and 504; nothing else.
     The n-th wait is ``min(longest_wait, first_wait · 2ⁿ)`` times a number drawn from [0.5, 1), or the Retry-After of
     the answer where that is longer.
 

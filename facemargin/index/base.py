@@ -93,6 +93,10 @@ class Index(Protocol):
         """
         ...
 
+    def ids(self) -> NDArray[np.int64]:
+        """Give back every id, (N,) int64, ascending."""
+        ...
+
     def export(self) -> Iterator[Portion]:
         """Give back everything in portions of some thousand, for a snapshot.
 

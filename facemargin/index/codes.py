@@ -62,7 +62,7 @@ class Codes:
     """
 
     def __init__(self, codes: NDArray[np.uint8]) -> None:
-        faiss = load_faiss("the segmented index")
+        faiss = load_faiss()
         self._flat = faiss.IndexScalarQuantizer(codes.shape[1], faiss.ScalarQuantizer.QT_8bit_direct, faiss.METRIC_L2)
         self._flat.add_sa_codes(np.ascontiguousarray(codes))
         memory: NDArray[np.uint8] = faiss.rev_swig_ptr(self._flat.codes.data(), codes.size)

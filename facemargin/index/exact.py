@@ -1,41 +1,18 @@
 """Exact search with numpy: short enough to be trusted, and what every other index is tested against."""
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
-from facemargin.index.base import (
-    SearchResult,
-    checked_dim,
-    checked_ids,
-    checked_k,
-    checked_pairs,
-    checked_vectors,
-    padded,
-)
-from facemargin.index.export import Portion, portions
-from facemargin.index.rows import RowMap
-from facemargin.index.rwlock import ReadersWriterLock
+from facemargin.index.base import SearchResult, checked_ids, checked_k, checked_pairs, checked_vectors, padded
+from facemargin.index.dense import DenseIndex
 
 
-class NumpyIndex:
+class NumpyIndex(DenseIndex):
     """All inner products by one matrix product, sorted. Memory: one (N, dim) float32 matrix, copied on growth."""
 
     def __init__(self, dim: int) -> None:
-        self._dim = checked_dim(dim)
-        self._rows = RowMap()
+        super().__init__(dim)
         self._matrix = np.empty((0, dim), dtype=np.float32)
-        self._lock = ReadersWriterLock()
-
-    @property
-    def dim(self) -> int:
-        """Length of the vectors."""
-        return self._dim
-
-    def __len__(self) -> int:
-        """Number of vectors held."""
-        return len(self._rows)
 
     def add(self, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Add vectors under new ids; see `Index.add`."""
@@ -62,19 +39,5 @@ class NumpyIndex:
             order = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
             return padded(np.take_along_axis(similarities, order, axis=1), self._rows.ids(order), k)
 
-    def vectors(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Give back vectors by their ids; see `Index.vectors`."""
-        ids = checked_ids(ids, unique=False)
-        with self._lock.read():
-            return self._matrix[self._rows.rows(ids)]
-
-    def export(self) -> Iterator[Portion]:
-        """Give back everything in portions; see `Index.export`."""
-        with self._lock.read():
-            ids = self._rows.places.ids()
-        return portions(ids, self._held)
-
-    def _held(self, ids: NDArray[np.int64]) -> Portion:
-        with self._lock.read():
-            known = self._rows.places.known(ids)
-            return known, self._matrix[self._rows.rows(known)]
+    def _copied(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._matrix[rows]

@@ -4,27 +4,15 @@ FAISS reads freed memory when an index is searched during an add, and its id map
 Here every change excludes every search (`ReadersWriterLock`), and ids are kept outside of FAISS, each once.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
-from facemargin.index.base import (
-    SearchResult,
-    checked_dim,
-    checked_ids,
-    checked_k,
-    checked_pairs,
-    checked_vectors,
-    padded,
-)
-from facemargin.index.export import Portion, portions
+from facemargin.index.base import SearchResult, checked_ids, checked_k, checked_pairs, checked_vectors, padded
+from facemargin.index.dense import DenseIndex
 from facemargin.index.faiss_library import load_faiss
-from facemargin.index.rows import RowMap
-from facemargin.index.rwlock import ReadersWriterLock
 
 
-class FaissIndex:
+class FaissIndex(DenseIndex):
     """``faiss.IndexFlatIP`` behind readers-writer exclusion. Memory: one (N, dim) float32 matrix.
 
     Raises:
@@ -32,20 +20,9 @@ class FaissIndex:
     """
 
     def __init__(self, dim: int) -> None:
-        self._dim = checked_dim(dim)
-        self._faiss = load_faiss("the faiss index")
+        super().__init__(dim)
+        self._faiss = load_faiss()
         self._flat = self._faiss.IndexFlatIP(dim)
-        self._rows = RowMap()
-        self._lock = ReadersWriterLock()
-
-    @property
-    def dim(self) -> int:
-        """Length of the vectors."""
-        return self._dim
-
-    def __len__(self) -> int:
-        """Number of vectors held."""
-        return len(self._rows)
 
     def add(self, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Add vectors under new ids; see `Index.add`."""
@@ -77,24 +54,7 @@ class FaissIndex:
             similarities, rows = self._flat.search(queries, found)
             return padded(similarities, self._rows.ids(rows), k)
 
-    def vectors(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Give back vectors by their ids; see `Index.vectors`."""
-        ids = checked_ids(ids, unique=False)
-        with self._lock.read():
-            return self._given(self._rows.rows(ids))
-
-    def export(self) -> Iterator[Portion]:
-        """Give back everything in portions; see `Index.export`."""
-        with self._lock.read():
-            ids = self._rows.places.ids()
-        return portions(ids, self._held)
-
-    def _held(self, ids: NDArray[np.int64]) -> Portion:
-        with self._lock.read():
-            known = self._rows.places.known(ids)
-            return known, self._given(self._rows.rows(known))
-
-    def _given(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _copied(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._matrix()[rows] if len(rows) else np.empty((0, self._dim), dtype=np.float32)
 
     def _matrix(self) -> NDArray[np.float32]:

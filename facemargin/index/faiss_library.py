@@ -8,11 +8,8 @@ from typing import Any
 from facemargin.errors import MissingExtraError
 
 
-def load_faiss(user: str) -> Any:
+def load_faiss() -> Any:
     """The module ``faiss``.
-
-    Args:
-        user: what needs it, for the message.
 
     Raises:
         MissingExtraError: FAISS is not installed.
@@ -20,13 +17,13 @@ def load_faiss(user: str) -> Any:
     try:
         return importlib.import_module("faiss")
     except ModuleNotFoundError as error:
-        raise MissingExtraError(user, "serve", "faiss") from error
+        raise MissingExtraError("the index faiss:", "serve", "faiss") from error
 
 
 @contextmanager
 def alone() -> Iterator[None]:
     """Keep what FAISS is asked in this block on the calling thread; else it has a team of threads for each caller."""
-    faiss = load_faiss("the segmented index")
+    faiss = load_faiss()
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:

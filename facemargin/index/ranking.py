@@ -25,7 +25,7 @@ def compared(
     """
     if not len(ids):
         return SearchResult(np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))
-    faiss = load_faiss("the segmented index")
+    faiss = load_faiss()
     count = min(k + int((ids < 0).sum()), len(ids))
     with alone():
         similarities, rows = faiss.knn(queries, vectors, count, metric=faiss.METRIC_INNER_PRODUCT)

@@ -83,5 +83,5 @@ def _nearest(segments: Sequence[Segment], position: int, queries: NDArray[np.uin
 @cache
 def _helpers(threads: int) -> ThreadPoolExecutor:
     """Threads beside the calling one, shared by all indexes."""
-    faiss = load_faiss("the segmented index")
+    faiss = load_faiss()
     return ThreadPoolExecutor(threads - 1, "index", initializer=faiss.omp_set_num_threads, initargs=(1,))

@@ -73,7 +73,7 @@ class SegmentedIndex:
         self._contents = Contents(checked_dim(dim), _at_least(1, "segment_rows", segment_rows))
         self._changing = threading.Lock()  # one change at a time; it prepares beside the searches
         self._lock = ReadersWriterLock()  # of the contents; changes hold it for a moment only
-        load_faiss("the segmented index")
+        load_faiss()
 
     @property
     def dim(self) -> int:
@@ -116,11 +116,15 @@ class SegmentedIndex:
         with self._lock.read():
             return self._contents.vectors(ids)
 
-    def export(self) -> Iterator[Portion]:
-        """Give back everything in portions; see `Index.export`."""
+    def ids(self) -> NDArray[np.int64]:
+        """Every id; see `Index.ids`."""
         with self._lock.read():
             ids = self._contents.places.ids()
-        return portions(ids, self._held)
+        return np.sort(ids)
+
+    def export(self) -> Iterator[Portion]:
+        """Give back everything in portions; see `Index.export`."""
+        return portions(self.ids(), self._held)
 
     def _held(self, ids: NDArray[np.int64]) -> Portion:
         with self._lock.read():

@@ -16,7 +16,7 @@ from service.store import CollectionRow, FaceRow, PersonRow
 from service.store.faces import add_template, delete_face, faces, sealing_context, stored_crop, templates_of_person
 from service.store.faces import models_of_person as models_of
 from service.store.people import add_collection, faces_per_person, find_collection, not_expired
-from service.store.tables import FILLER
+from service.store.tables import filler
 from service.store.vault import vault_of
 from service.writes import Once, Reply
 
@@ -168,7 +168,7 @@ def _move(session: Session, gallery: CollectionRow, face: FaceRow, source: Perso
     if crop is not None:
         context = sealing_context(gallery.id, target.public_id, moved.public_id, "crop")
         moved.crop = vault_of(session).seal(target.public_id, target.wrapped_key, crop, context)
-        moved.filler = FILLER
+        moved.filler = filler(session.get_bind().dialect.name)
     session.add(moved)
     session.flush()
     for model, vector in vectors.items():

@@ -24,7 +24,9 @@ class LiveReply(Part):
 class CheckReply(Part):
     """One thing that was looked at."""
 
-    name: str = Field(description="`store`, `index`, `disk`, `housekeeping`, `model ID` for each model, `detector`.")
+    name: str = Field(
+        description="`store`, `index`, `disk`, `housekeeping`, `replica`, `model ID` for each model, `detector`."
+    )
     ok: bool
     detail: str | None = Field(description="What is wrong.")
 

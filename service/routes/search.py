@@ -109,6 +109,7 @@ _EXAMPLE = {
         "invalid-embedding",
         "unsupported-fmr",
         "calibration-missing",
+        "index-unavailable",
         body=SearchBody,
         body_example={"image": EXAMPLE_IMAGE, "max_fpir": 0.01, "limit": 5},
         example=_EXAMPLE,
@@ -140,7 +141,7 @@ def _answer(
     vector: NDArray[np.float32],
     face: EmbeddedFace | None,
 ) -> SearchReply:
-    decisions, templates = service.models.decisions_of(gallery.model), service.gallery.size(gallery.id)
+    decisions, templates = service.models.decisions_of(gallery.model), service.gallery.size(gallery)
     max_fpir = body.max_fpir or service.settings.default_max_fpir
     criterion = decisions.search_criterion(max_fpir, templates, body.threshold)
     if body.embedding is not None and criterion.threshold < _usual_threshold(service, decisions, templates):

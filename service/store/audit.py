@@ -21,7 +21,7 @@ from sqlalchemy import func, insert, or_, select, text
 from sqlalchemy.orm import Session
 
 from service.errors import StoreError
-from service.store.tables import AuditRow, CollectionRow, now
+from service.store.tables import AUDIT_GIVEN, AuditRow, CollectionRow, MetaRow, now
 from service.store.vault import vault_of
 
 BEFORE_THE_FIRST: Final = bytes(32)
@@ -159,8 +159,9 @@ def records(session: Session, *, after: int = 0) -> Iterator[Record]:
     """The records in their order, those after number ``after``."""
     columns = [getattr(AuditRow, name) for name in _FIELDS]
     wanted = select(*columns).where(AuditRow.seq > after).order_by(AuditRow.seq)
-    for row in session.execute(wanted.execution_options(yield_per=_RECORDS_AT_A_TIME)):
-        yield Record(*row)
+    with session.execute(wanted.execution_options(yield_per=_RECORDS_AT_A_TIME)) as found:  # few are read to the end
+        for row in found:
+            yield Record(*row)
 
 
 def records_of(session: Session, public_id: str) -> list[Record]:
@@ -222,8 +223,15 @@ def check_chain(log: Iterable[Record], receipts: Sequence[Receipt] = (), *, give
 
 def check_log(session: Session, receipts: Sequence[Receipt] = ()) -> Verdict:
     """`check_chain` of a store's log."""
-    given = session.scalar(text("SELECT seq FROM sqlite_sequence WHERE name = 'audit'")) or 0
-    return check_chain(records(session), receipts, given=given)
+    return check_chain(records(session), receipts, given=_given(session))
+
+
+def _given(session: Session) -> int:
+    """The highest number that was ever given to a record, by the database's own count."""
+    if session.get_bind().dialect.name == "sqlite":
+        return session.scalar(text("SELECT seq FROM sqlite_sequence WHERE name = 'audit'")) or 0
+    row = session.get(MetaRow, AUDIT_GIVEN)
+    return int(row.value) if row is not None else 0
 
 
 def _fault(before: Record | None, record: Record) -> str | None:

@@ -1,107 +1,140 @@
-"""The database file, how it is opened, and its transactions.
+"""The store: one database, how it is opened, and its transactions.
 
-Durability: WAL with ``synchronous=FULL``, so a commit returns after the log was flushed to the disk. ``secure_delete``
-overwrites deleted rows with zeros, and `Store.forget` empties the log they were copied to.
+What SQLite and PostgreSQL do differently is in `service.store.sqlite` and `service.store.postgresql`, behind the one
+protocol here. A kind of database more is a file beside them and a line in `_database_at`.
 """
 
 import contextlib
-import fcntl
-import os
-import shutil
-import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Protocol, Self
 
-from sqlalchemy import Connection, create_engine, delete, event, text
-from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
+from sqlalchemy import Engine, delete, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
-from service.errors import StoreError
+from service.errors import StoreError, in_one_line
+from service.store.location import Location, described, parse_location
 from service.store.meta import ask_for_compaction, compaction_is_done, compaction_is_due, opened_vault
-from service.store.tables import PAGE_BYTES, SCHEMA_VERSION, MetaRow, Table
+from service.store.migration import migrate
+from service.store.tables import MetaRow
 from service.store.vault import Vault
 
-DATABASE = "facemargin.sqlite3"
-LOCK = "serve.lock"
-RESTORING = ".restore"
-"""Where a restore makes the database, in the folder of the store."""
-
-_BUSY_MS = 5000
-_FORGET_MS = 100
 _PROBE = "probe"
 _PROBE_BYTES = 256 * 1024
+_FORGET_MS = 100
 
-_OUTAGES = {
-    sqlite3.SQLITE_FULL: "the disk is full",
-    sqlite3.SQLITE_BUSY: "another process has locked it",
-    sqlite3.SQLITE_LOCKED: "it is locked",
-    sqlite3.SQLITE_READONLY: "it is on a file system that cannot be written to",
-    sqlite3.SQLITE_IOERR: "the disk fails",
-    sqlite3.SQLITE_CANTOPEN: "its files cannot be opened",
-}
-"""Why no write at all can succeed, by SQLite's primary result code; other errors are about one statement."""
 
-_PRAGMAS = (
-    f"PRAGMA page_size={PAGE_BYTES}",  # of a database that is being made, before anything else
-    "PRAGMA journal_mode=WAL",
-    "PRAGMA synchronous=FULL",
-    "PRAGMA foreign_keys=ON",
-    "PRAGMA secure_delete=ON",
-    "PRAGMA temp_store=MEMORY",
-    f"PRAGMA busy_timeout={_BUSY_MS}",
-)
+class Database(Protocol):
+    """What a store asks of a kind of database.
+
+    Attributes:
+        name: as errors call it.
+        folder: where it is; None where it is elsewhere.
+        shared: whether several services may be on it at a time.
+    """
+
+    name: str
+    folder: Path | None
+    shared: bool
+
+    @property
+    def reading(self) -> Engine:
+        """Connections that begin a transaction which sees one state."""
+        ...
+
+    @property
+    def writing(self) -> Engine:
+        """Connections that begin one that no other writer, of any process, is in at the same time."""
+        ...
+
+    def outage(self, error: OperationalError) -> str | None:
+        """Why no write at all can succeed; None where the error is about one statement."""
+        ...
+
+    def forget(self, patience_ms: int) -> bool:
+        """Let what was deleted leave the files, as far as that is done at once; whether it is done."""
+        ...
+
+    def compact(self) -> None:
+        """Write everything anew, so that nothing of rows that were changed or deleted is left.
+
+        Raises:
+            StoreError: it cannot be done now.
+        """
+        ...
+
+    def copy_to(self, target: Path) -> None:
+        """Write a copy of its rows, as they are now, to a new SQLite file.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        ...
+
+    def claim(self, *, alone: bool) -> None:
+        """Be its service until it is closed, or its only user.
+
+        Raises:
+            StoreError: somebody else is on it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
 
 
 class Store:
     """One open database.
 
     Readers run beside each other and beside one writer. A write holds `Store.write` alone in this process, and other
-    processes (``facemargin keys``) wait for it up to five seconds.
+    processes wait for it for some seconds.
 
     Args:
-        folder: where the database is, or will be; made with access for its owner only.
+        location: a folder, made with access for its owner only, or the URL of a PostgreSQL database, which must be
+            there and empty, or a store.
         create: whether to make what is missing.
 
     Attributes:
+        location: as given.
+        name: as errors and commands call it; without a password.
+        folder: of an SQLite store; None of one elsewhere.
+        shared: whether several services may be on it at a time.
         outage: why the last write could not reach the disk; None when it did.
 
     Raises:
-        StoreError: the folder cannot be used, holds a database that is no store of this version, or holds none
-            although none may be made.
+        ConfigError: a location that can be none.
+        StoreError: it cannot be used, holds something that is no store of a version that can be brought up to this
+            one, or holds none although none may be made.
     """
 
-    def __init__(self, folder: Path, *, create: bool = True) -> None:
-        if not create and not (folder / DATABASE).is_file():
-            raise StoreError(f"there is no store in {folder}")
-        self.folder = folder
+    def __init__(self, location: str | Location, *, create: bool = True) -> None:
+        self.location = parse_location(location)
+        self._database = _database_at(self.location, create)
+        self.name, self.folder, self.shared = self._database.name, self._database.folder, self._database.shared
         self._writing = threading.Lock()
-        self._served: TextIO | None = None
         self.outage: str | None = None
         self._vault: Vault | None = None
-        _make_private(folder)
-        self._engine = create_engine(f"sqlite+pysqlite:///{folder / DATABASE}", pool_size=8, max_overflow=56)
-        event.listen(self._engine, "connect", _configure)
-        event.listen(self._engine, "begin", _begin)
-        self._writer = self._engine.execution_options(immediate=True)
         try:
-            self._prepare()
-        except DatabaseError as error:
+            with self._database.writing.begin() as connection:
+                migrate(connection, name=self.name, create=create)
+        except DBAPIError as error:
             self.close()
-            raise StoreError(f"{folder / DATABASE} cannot be used as a store: {error.orig}") from error
+            raise StoreError(f"{self.name} cannot be used as a store: {in_one_line(error)}") from error
+        except BaseException:
+            self.close()
+            raise
 
-    def _prepare(self) -> None:
-        with self._writer.begin() as connection:
-            version = connection.scalar(text("PRAGMA user_version"))
-            if version == 0:
-                Table.metadata.create_all(connection)
-                connection.execute(text(f"PRAGMA user_version={SCHEMA_VERSION}"))
-            elif version != SCHEMA_VERSION:
-                raise StoreError(
-                    f"{self.folder / DATABASE} has version {version}; "
-                    f"this facemargin works with version {SCHEMA_VERSION}"
-                )
+    def __str__(self) -> str:
+        """Its location, without a password."""
+        return described(self.location)
+
+    @property
+    def engine(self) -> Engine:
+        """Connections of it, for an index that is in the same database."""
+        return self._database.writing
 
     @property
     def vault(self) -> Vault:
@@ -111,37 +144,39 @@ class Store:
             StoreError: it was not unlocked.
         """
         if self._vault is None:
-            raise StoreError(f"the store {self.folder} is not unlocked")
+            raise StoreError(f"the store {self} is not unlocked")
         return self._vault
 
-    def unlock(self, master: bytes | None, *, called: Path | None = None) -> None:
+    def unlock(self, master: bytes | None, *, called: str | None = None) -> None:
         """Make people's data readable and writable; the first time, decide whether the store is encrypted.
 
         Args:
             master: the master key; None leaves, or expects, a store that is not encrypted.
-            called: the folder that errors name; by default its own.
+            called: what errors call it; by default its location.
 
         Raises:
             StoreError: the store needs a master key, another one, or none.
         """
         with self.write() as session:
-            self._vault = opened_vault(session, master, called or self.folder)
+            self._vault = opened_vault(session, master, called or str(self))
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
         """A session that sees one consistent state and writes nothing."""
-        with Session(self._engine, info={"vault": self._vault}) as session:
+        with Session(self._database.reading, info={"vault": self._vault}) as session:
             yield session
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Session]:
         """A session whose changes are on the disk when the block ends, or undone when it raises."""
         info = {"vault": self._vault}
+        writing = self._database.writing
         try:
-            with self._writing, Session(self._writer, expire_on_commit=False, info=info) as session, session.begin():
+            with self._writing, Session(writing, expire_on_commit=False, info=info) as session, session.begin():
+                session.connection()  # begins: a writer has its turn from here on, not from its first statement
                 yield session
         except OperationalError as error:
-            self.outage = _outage(error) or self.outage
+            self.outage = self._database.outage(error) or self.outage
             raise
         self.outage = None
 
@@ -158,7 +193,9 @@ class Store:
             session.execute(delete(MetaRow).where(MetaRow.name == _PROBE))
 
     def forget(self, *, patience_ms: int = _FORGET_MS) -> bool:
-        """Move the log into the database and empty it, so that deleted rows are in no file.
+        """Let what was deleted leave the files: in SQLite, move the log into the database and empty it.
+
+        PostgreSQL does that by itself, later; docs/postgresql.md says when.
 
         Args:
             patience_ms: how long readers who still look at the old state are waited for.
@@ -166,11 +203,7 @@ class Store:
         Returns:
             whether it is done; if not, call it again.
         """
-        try:
-            with contextlib.closing(self._engine.raw_connection()) as connection:  # a checkpoint is in no transaction
-                return _emptied_log(connection.cursor(), patience_ms)
-        except (sqlite3.OperationalError, SQLAlchemyError):  # the write itself is committed and must be answered
-            return False
+        return self._database.forget(patience_ms)
 
     def prepare_compaction(self) -> None:
         """Note that a compaction is due, which outlives a kill, and that nobody reads who would keep it from its end.
@@ -186,7 +219,7 @@ class Store:
         if not due:
             with self.write() as session:
                 compaction_is_done(session)
-        raise StoreError(f"{self.folder / DATABASE} is being read by somebody else; nothing was changed, try again")
+        raise StoreError(f"{self.name} is being read by somebody else; nothing was changed, try again")
 
     def compact(self) -> None:
         """Write the database anew, so that nothing of rows that were changed or deleted is left in any file.
@@ -196,31 +229,20 @@ class Store:
         Raises:
             StoreError: the disk is full, or somebody else is reading or writing.
         """
-        try:
-            with contextlib.closing(self._engine.raw_connection()) as connection:  # VACUUM is in no transaction
-                cursor = connection.cursor()
-                cursor.execute("PRAGMA temp_store=FILE")  # a copy of the database may not fit into the memory
-                cursor.execute("VACUUM")
-                cursor.execute("PRAGMA temp_store=MEMORY")
-        except sqlite3.OperationalError as error:
-            raise StoreError(f"{self.folder / DATABASE} cannot be compacted: {error}") from error
+        self._database.compact()
         if not self.forget():
-            raise StoreError(f"{self.folder / DATABASE} is being read, so its log cannot be emptied; try again")
+            raise StoreError(f"{self.name} is being read, so its log cannot be emptied; try again")
         with self.write() as session:
             compaction_is_done(session)
         self.forget()
 
     def copy_to(self, target: Path) -> None:
-        """Write a copy of the database as it is now to a new file, rows only, while others read and write.
+        """Write a copy of the store as it is now to a new SQLite file, rows only, while others read and write.
 
         Raises:
             StoreError: the disk is full.
         """
-        try:
-            with contextlib.closing(self._engine.raw_connection()) as connection:
-                connection.cursor().execute("VACUUM INTO ?", (str(target),))
-        except sqlite3.OperationalError as error:
-            raise StoreError(f"{self.folder / DATABASE} cannot be copied to {target}: {error}") from error
+        self._database.copy_to(target)
 
     def check(self) -> None:
         """Answer a trivial question.
@@ -228,18 +250,18 @@ class Store:
         Raises:
             OperationalError: the database does not answer.
         """
-        with self._engine.connect() as connection:
+        with self._database.reading.connect() as connection:
             connection.execute(text("SELECT 1 FROM collections LIMIT 1"))
 
-    def claim(self) -> None:
-        """Be the one service of this store until it is closed.
+    def claim(self, *, alone: bool = False) -> None:
+        """Be a service of this store until it is closed, or, ``alone``, its only user.
 
-        Two services would each search an index that knows nothing of the other's writes.
+        An SQLite store has one service: two would each search an index that knows nothing of the other's writes.
 
         Raises:
-            StoreError: another service has it.
+            StoreError: a service has it, or somebody who needs it alone.
         """
-        self._served = claim_folder(self.folder)
+        self._database.claim(alone=alone)
 
     def __enter__(self) -> Self:
         """The store itself; it is closed at the end of the block."""
@@ -251,77 +273,14 @@ class Store:
 
     def close(self) -> None:
         """Close every connection, and let another service have the store."""
-        self._engine.dispose()
-        if self._served is not None:
-            self._served.close()
-            self._served = None
+        self._database.close()
 
 
-def claim_folder(folder: Path) -> TextIO:
-    """Be the only one who serves or replaces the store in a folder, until the file returned is closed.
+def _database_at(location: Location, create: bool) -> Database:
+    if isinstance(location, Path):
+        from service.store.sqlite import SqliteDatabase
 
-    What a restore that was killed left there is removed: it holds people who are erased.
+        return SqliteDatabase(location, create=create)
+    from service.store.postgresql import PostgresDatabase
 
-    Raises:
-        StoreError: another process is, or what is left cannot be removed.
-    """
-    lock = (folder / LOCK).open("w")
-    os.fchmod(lock.fileno(), 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise StoreError(f"the store {folder} is being served by another process") from error
-    try:
-        _remove_leftover(folder / RESTORING)
-    except BaseException:
-        lock.close()
-        raise
-    return lock
-
-
-def _remove_leftover(path: Path) -> None:
-    try:
-        if path.exists():
-            shutil.rmtree(path)
-    except OSError as error:
-        raise StoreError(f"{path} is left of a restore that was killed and cannot be removed: {error}") from error
-
-
-def _make_private(folder: Path) -> None:
-    """Make the folder and an empty database, and both readable by their owner only, also where they were there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(folder / DATABASE, os.O_CREAT | os.O_RDWR, 0o600))
-        for path, mode in ((folder, 0o700), (folder / DATABASE, 0o600)):
-            if path.stat().st_mode & 0o077:
-                path.chmod(mode)
-    except OSError as error:
-        raise StoreError(f"the store folder {folder} cannot be used: {error.strerror}") from error
-
-
-def _outage(error: OperationalError) -> str | None:
-    code = getattr(error.orig, "sqlite_errorcode", None)
-    return _OUTAGES.get(code & 0xFF) if code is not None else None  # the rest of an extended code says more exactly
-
-
-def _emptied_log(cursor: Any, patience_ms: int) -> bool:
-    """Checkpoint; SQLite tries again for the busy timeout, and tells of failure in a row instead of an exception."""
-    cursor.execute(f"PRAGMA busy_timeout={patience_ms}")
-    try:
-        (busy, _, _) = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    finally:
-        cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
-    return not busy
-
-
-def _configure(connection: sqlite3.Connection, _record: Any) -> None:
-    connection.isolation_level = None  # the driver would begin transactions late, and never immediate ones
-    for pragma in _PRAGMAS:
-        connection.execute(pragma).close()
-
-
-def _begin(connection: Connection) -> None:
-    """Begin for real; a writer takes the write lock at once instead of failing when it first writes."""
-    immediate = connection.get_execution_options().get("immediate", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+    return PostgresDatabase(location)

@@ -14,9 +14,10 @@ from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.errors import StoreError
+from service.errors import StoreError, in_one_line
 from service.store.database import Store
 from service.store.faces import sealing_context
+from service.store.followed import indexes_in_clear
 from service.store.meta import compaction_is_due, keep_secret, needed_master_key
 from service.store.snapshot_keys import collections_with_snapshot_key, drop_snapshot_key
 from service.store.tables import FaceRow, PersonRow, TemplateRow
@@ -30,7 +31,13 @@ Progress = Callable[[int, int], None]
 _PEOPLE_AT_A_TIME: Final = 1000
 
 
-def change_encryption(store: Store, master: bytes | None, progress: Progress = lambda done, total: None) -> int:
+def change_encryption(
+    store: Store,
+    master: bytes | None,
+    progress: Progress = lambda done, total: None,
+    *,
+    allow_plaintext_index: bool = False,
+) -> int:
     """Let a store be encrypted under a master key, under another one than before, or not at all.
 
     From one master key to another only the keys of people are wrapped anew; their data stay as they are.
@@ -39,26 +46,29 @@ def change_encryption(store: Store, master: bytes | None, progress: Progress = l
         store: claimed and unlocked.
         master: the key to need from now on; None for none.
         progress: is told of it.
+        allow_plaintext_index: whether indexes outside may go on holding in the clear what is to be encrypted.
 
     Returns:
         the number of people.
 
     Raises:
-        StoreError: somebody is reading, or the disk is full: nothing was changed. Or only what the rows of before left
+        StoreError: somebody is reading, an index outside holds templates in the clear that are to be encrypted, or the
+            disk is full: nothing was changed. Or only what the rows of before left
             cannot be removed: then the store needs the new key, and the message says so.
     """
+    if master is not None and not store.vault.encrypts and not allow_plaintext_index:
+        _demand_nothing_in_clear(store)
     try:
         store.prepare_compaction()
         total = _change(store, master, progress)
     except DatabaseError as error:
-        raise StoreError(f"the store {store.folder} was not changed: {error.orig}") from error
+        raise StoreError(f"the store {store} was not changed: {in_one_line(error)}") from error
     try:
         store.compact()
     except (StoreError, SQLAlchemyError) as error:
         needed = "the NEW master key: keep it" if master is not None else "no master key any more"
         raise StoreError(
-            f"the store {store.folder} now needs {needed}; its file still holds old rows ({error}): "
-            "run the same command again"
+            f"the store {store} now needs {needed}; its file still holds old rows ({error}): run the same command again"
         ) from error
     return total
 
@@ -76,6 +86,17 @@ def finish_change(store: Store) -> None:
         store.compact()
     except (StoreError, SQLAlchemyError):
         log.exception("the file still holds rows of before the encryption was changed; tried again at the next start")
+
+
+def _demand_nothing_in_clear(store: Store) -> None:
+    """Refuse to encrypt while a copy of the templates stays outside."""
+    with store.read() as session:
+        places = [place for place in indexes_in_clear(session) if store.shared or place != "pgvector:"]
+    if places:  # but for one in the database that the store was moved from
+        raise StoreError(
+            f"templates of the store {store} are in the clear in the index at {', '.join(places)}; drop them first: "
+            "facemargin gallery move --from URL --to faiss: --drop; or leave them there with --allow-plaintext-index"
+        )
 
 
 def _change(store: Store, master: bytes | None, progress: Progress) -> int:

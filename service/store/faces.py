@@ -11,14 +11,15 @@ from sqlalchemy.orm import Session
 
 from service.errors import NotFoundError
 from service.store.people import not_expired
-from service.store.tables import FILLER, CollectionRow, FaceRow, PersonRow, TemplateRow
+from service.store.tables import CollectionRow, FaceRow, PersonRow, TemplateRow, filler
 from service.store.vault import Vault, unseal, vault_of
 
 _ROWS_AT_A_TIME = 4096
 _DTYPE = "<f4"
 
 # The bulk of them is read as plain rows: with a hundred thousand, objects would cost more than the decryption.
-_PERSON, _FACE, _TEMPLATE = (
+_COLLECTION, _PERSON, _FACE, _TEMPLATE = (
+    inspect(CollectionRow).local_table,
     inspect(PersonRow).local_table,
     inspect(FaceRow).local_table,
     inspect(TemplateRow).local_table,
@@ -75,7 +76,7 @@ def add_face(session: Session, gallery: CollectionRow, person: PersonRow, face: 
     if face.crop is not None:
         context = sealing_context(gallery.id, person.public_id, row.public_id, "crop")
         row.crop = vault_of(session).seal(person.public_id, person.wrapped_key, face.crop, context)
-        row.filler = FILLER
+        row.filler = filler(session.get_bind().dialect.name)
     add_template(session, gallery, person, row, gallery.model, face.vector)
     return row
 
@@ -179,6 +180,24 @@ def entry_ids(
     return np.fromiter(rows.scalars(), np.int64)
 
 
+def entry_owners(session: Session, gallery: CollectionRow, entries: Sequence[int], *, people: bool) -> dict[int, int]:
+    """Row numbers of the people whose some entries are.
+
+    Args:
+        session: of the store.
+        gallery: the collection; while it is bound to another model than this says, nothing is found.
+        entries: row numbers of faces, or of people.
+        people: which of them.
+    """
+    entry = _PERSON.c.id if people else _FACE.c.id
+    source = _PERSON if people else _FACE.join(_PERSON, _PERSON.c.id == _FACE.c.person_id)
+    wanted = select(entry, _PERSON.c.id).select_from(
+        source.join(_COLLECTION, _COLLECTION.c.id == _PERSON.c.collection_id)
+    )
+    wanted = wanted.where(_COLLECTION.c.id == gallery.id, _COLLECTION.c.model == gallery.model, entry.in_(entries))
+    return {row[0]: row[1] for row in session.connection().execute(wanted)}
+
+
 def template_blocks(
     session: Session,
     gallery: CollectionRow,
@@ -235,6 +254,8 @@ def _templates(session: Session, gallery: CollectionRow, model: str, person: int
 
 def people_by_row(session: Session, rows: Sequence[int]) -> dict[int, PersonRow]:
     """People by their row numbers; deleted and expired ones are left out."""
+    if not rows:
+        return {}
     found = session.scalars(select(PersonRow).where(PersonRow.id.in_(rows), not_expired()))
     return {person.id: person for person in found}
 

@@ -1,25 +1,18 @@
-"""API keys as rows, and the view of them that every request is checked against.
+"""API keys as rows. The view of them that every request is checked against is `service.store.key_ring`'s.
 
 What a key is made of is `service.security`'s business.
 """
 
-import contextlib
-import json
-import sqlite3
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any, NamedTuple
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from service.errors import NotFoundError, StoreError
+from service.errors import NotFoundError
 from service.store.tables import ApiKeyRow, now
-
-_BUSY_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -52,96 +45,6 @@ class StoredKey(NamedTuple):
     def valid(self, moment: datetime) -> bool:
         """Whether it is neither revoked nor at its end."""
         return not self.revoked and (self.limits.expires_at is None or moment < self.limits.expires_at)
-
-
-class KeyRing:
-    """The keys of a store in memory, read again whenever the database has changed.
-
-    A connection of its own asks SQLite's ``data_version`` before each look-up: it changes with every commit of any
-    other connection, in this process or another. That takes microseconds and no thread, and what `facemargin keys`
-    does counts from the next request. All keys are read at once, so that an id that exists takes no longer than one
-    that does not.
-
-    Args:
-        database: the file of an open store.
-
-    Raises:
-        StoreError: it cannot be read.
-    """
-
-    def __init__(self, database: Path) -> None:
-        self._turn = threading.Lock()
-        self._version = -1
-        self._rows: list[tuple[Any, ...]] = []
-        self._keys: dict[str, StoredKey] = {}
-        with _answering():
-            self._connection = sqlite3.connect(
-                f"{database.resolve().as_uri()}?mode=ro",
-                uri=True,
-                isolation_level=None,
-                timeout=_BUSY_SECONDS,
-                check_same_thread=False,
-            )
-
-    def find(self, key_id: str) -> StoredKey | None:
-        """The key of that id, valid or not.
-
-        Raises:
-            StoreError: the database does not answer.
-        """
-        return self._present().get(key_id)
-
-    def empty(self) -> bool:
-        """Whether there never was a key: revoking the last one must not open the service.
-
-        Raises:
-            StoreError: the database does not answer.
-        """
-        return not self._present()
-
-    def close(self) -> None:
-        """Let go of the database."""
-        self._connection.close()
-
-    def _present(self) -> dict[str, StoredKey]:
-        with self._turn, _answering():
-            # The version first: a commit between the two reads is then seen by the next look-up, not lost.
-            ((version,),) = self._connection.execute("PRAGMA data_version").fetchall()
-            if version != self._version:
-                rows = self._connection.execute(_EVERY_KEY).fetchall()
-                if rows != self._rows:  # most commits are about people
-                    self._rows, self._keys = rows, {row[0]: _stored(*row) for row in rows}
-                self._version = version
-            return self._keys
-
-
-_EVERY_KEY = "SELECT id, digest, scopes, collections, expires_at, requests_per_minute, revoked_at FROM api_keys"
-"""As text, because a session would take a hundred times as long as the answer."""
-
-
-def _stored(
-    key_id: str,
-    digest: bytes,
-    scopes: str,
-    collections: str | None,
-    expires_at: str | None,
-    requests_per_minute: int | None,
-    revoked_at: str | None,
-) -> StoredKey:
-    limits = KeyLimits(
-        None if collections is None else tuple(json.loads(collections)),
-        None if expires_at is None else datetime.fromisoformat(expires_at).replace(tzinfo=UTC),
-        requests_per_minute,
-    )
-    return StoredKey(key_id, digest, frozenset(json.loads(scopes)), limits, revoked_at is not None)
-
-
-@contextlib.contextmanager
-def _answering() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StoreError("the database of the API keys does not answer; try again later") from error
 
 
 def add_key(

@@ -1,9 +1,8 @@
 """What a store knows of itself: its secret, the master key that it needs, and whether it is to be compacted."""
 
 import os
-from pathlib import Path
 
-from sqlalchemy import delete
+from sqlalchemy import Connection, delete, insert
 from sqlalchemy.orm import Session
 
 from service.errors import StoreError
@@ -13,11 +12,12 @@ from service.store.vault import KEY_BYTES, Vault, master_key_id, seal, subkey, u
 SECRET = "secret"
 MASTER_KEY = "master key"
 COMPACTION = "compaction due"
+ALONE = "had alone"
 _SECRET_CONTEXT = "secret of the store"
 
 
-def opened_vault(session: Session, master: bytes | None, folder: Path) -> Vault:
-    """The vault of a store, which errors call ``folder``; the first time, its secret is made.
+def opened_vault(session: Session, master: bytes | None, called: str) -> Vault:
+    """The vault of a store, which errors call ``called``; the first time, its secret is made.
 
     Raises:
         StoreError: the store is encrypted and the key is missing or another one; or it is not, and a key is given.
@@ -29,16 +29,16 @@ def opened_vault(session: Session, master: bytes | None, folder: Path) -> Vault:
     if needed is None:
         if master is not None:
             raise StoreError(
-                f"the store {folder} is not encrypted, and a master key is set; encrypt it with "
+                f"the store {called} is not encrypted, and a master key is set; encrypt it with "
                 "`facemargin encryption enable`, or start without the key"
             )
         return Vault(stored.value, None)
     if master is None:
         raise StoreError(
-            f"the store {folder} is encrypted; set FACEMARGIN_MASTER_KEY_FILE (or FACEMARGIN_MASTER_KEY) to its key"
+            f"the store {called} is encrypted; set FACEMARGIN_MASTER_KEY_FILE (or FACEMARGIN_MASTER_KEY) to its key"
         )
     if master_key_id(master) != needed:
-        raise StoreError(f"the store {folder} is encrypted with another master key than the one that is set")
+        raise StoreError(f"the store {called} is encrypted with another master key than the one that is set")
     return Vault(unseal(subkey(master, SECRET), stored.value, _SECRET_CONTEXT), master)
 
 
@@ -71,6 +71,12 @@ def compaction_is_due(session: Session) -> bool:
 def compaction_is_done(session: Session) -> None:
     """Forget `ask_for_compaction`."""
     session.execute(delete(MetaRow).where(MetaRow.name == COMPACTION))
+
+
+def note_alone(connection: Connection) -> None:
+    """Leave the mark of who has the store alone: services that find another than before must start anew."""
+    connection.execute(delete(MetaRow).where(MetaRow.name == ALONE))
+    connection.execute(insert(MetaRow).values(name=ALONE, value=os.urandom(8)))
 
 
 def _first(session: Session, master: bytes | None) -> Vault:

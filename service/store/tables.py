@@ -1,9 +1,9 @@
-"""The tables. A change of them raises `SCHEMA_VERSION`, and a store of another version is refused by name.
+"""The tables, the same in SQLite and PostgreSQL. A change of them raises `SCHEMA_VERSION` and needs a migration.
 
-Row numbers are int64 and never given again (AUTOINCREMENT), so that an index keyed by them cannot mistake a new face
-for a deleted one. What clients see are random ids without meaning.
+Row numbers are int64 and never given again (AUTOINCREMENT, sequences), so that an index keyed by them cannot mistake a
+new face for a deleted one. What clients see are random ids without meaning.
 
-What must leave the file with its row stands behind a filler, at the end of the row. SQLite overwrites deleted rows
+What must leave SQLite's file with its row stands behind a filler, at the end of the row. SQLite overwrites deleted rows
 with zeros (``secure_delete``), but when it moves rows from one page to another it leaves a copy of them in the page
 that they left, and of that copy a later deletion knows nothing. It moves the first part of a row only, at most a page
 less 35 bytes; the rest lies in pages of its own, which stay where they are and are zeroed when they are given up. So
@@ -14,13 +14,18 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DDL, JSON, DateTime, ForeignKey, MetaData, TypeDecorator, event
+from sqlalchemy import DDL, JSON, BigInteger, DateTime, ForeignKey, Integer, MetaData, String, TypeDecorator, event
 from sqlalchemy.engine import Dialect
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PAGE_BYTES = 512
 FILLER = bytes(PAGE_BYTES - 35)
+
+RowNumber = BigInteger().with_variant(Integer, "sqlite")  # SQLite's INTEGER has 64 bits, and only it counts by itself
+
+_PLAIN = String().with_variant(String(collation="C"), "postgresql")  # in the order of SQLite, whatever the locale
 
 _AUTOINCREMENT = {"sqlite_autoincrement": True}
 _WITHOUT_ROWID = {"sqlite_with_rowid": False}
@@ -57,6 +62,16 @@ class Table(DeclarativeBase):
     """Base of the tables."""
 
     metadata = MetaData()
+    type_annotation_map = {int: RowNumber}  # noqa: RUF012 - read once, by the class statement
+
+
+def filler(dialect: str) -> bytes:
+    """What stands before the bytes of a row that must leave the file with it; PostgreSQL has no use for it."""
+    return FILLER if dialect == "sqlite" else b""
+
+
+def _filler(context: DefaultExecutionContext) -> bytes:
+    return filler(context.dialect.name)
 
 
 class MetaRow(Table):
@@ -80,7 +95,7 @@ class CollectionRow(Table):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     public_id: Mapped[str] = mapped_column(unique=True, default=lambda: new_id("c"))
-    name: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str] = mapped_column(_PLAIN, unique=True)
     model: Mapped[str]
     dim: Mapped[int]
     keep_crops: Mapped[bool] = mapped_column(default=False)
@@ -101,7 +116,7 @@ class PersonRow(Table):
     collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id", ondelete="CASCADE"), index=True)
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
-    filler: Mapped[bytes] = mapped_column(default=FILLER, deferred=True)
+    filler: Mapped[bytes] = mapped_column(default=_filler, deferred=True)
     name: Mapped[str]
     wrapped_key: Mapped[bytes | None]
 
@@ -134,7 +149,7 @@ class TemplateRow(Table):
 
     face_id: Mapped[int] = mapped_column(ForeignKey("faces.id", ondelete="CASCADE"), primary_key=True)
     model: Mapped[str] = mapped_column(primary_key=True)
-    filler: Mapped[bytes] = mapped_column(default=FILLER, deferred=True)
+    filler: Mapped[bytes] = mapped_column(default=_filler, deferred=True)
     sealed: Mapped[bytes]
 
 
@@ -200,6 +215,45 @@ class AuditRow(Table):
     digest: Mapped[bytes]
 
 
+class ChangeRow(Table):
+    """What a write meant for a collection's index, for those who follow it from outside the write's transaction.
+
+    Row numbers only, no personal data. ``rebuild`` stands for more than can be listed: the collection is gone, or is
+    another model's now. `service.housekeeping` drops lines that every follower has had the time to read.
+    """
+
+    __tablename__ = "changes"
+    __table_args__ = _AUTOINCREMENT
+
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    collection: Mapped[int]
+    removed: Mapped[list[int]] = mapped_column(JSON)
+    added: Mapped[list[int]] = mapped_column(JSON)
+    rebuild: Mapped[bool]
+    at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
+
+
+class TakenRow(Table):
+    """How many requests a rate limit has granted to somebody (a keyed pseudonym), by all services of the store."""
+
+    __tablename__ = "taken"
+
+    who: Mapped[str] = mapped_column(primary_key=True)
+    taken: Mapped[int]
+    at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
+
+
+class ReplicaRow(Table):
+    """A service of the store: what must be alike in all of them, and when it was last there."""
+
+    __tablename__ = "replicas"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    described: Mapped[dict[str, Any]] = mapped_column(JSON)
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+
+
 _APPEND_ONLY = {
     "audit_keeps": "BEFORE UPDATE ON audit",
     "audit_holds": "BEFORE DELETE ON audit",
@@ -207,6 +261,35 @@ _APPEND_ONLY = {
 }
 """What the database itself refuses to do to the audit log, by the name of its trigger."""
 
-for _name, _when in _APPEND_ONLY.items():
-    _refusal = "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
-    event.listen(AuditRow.__table__, "after_create", DDL(f"CREATE TRIGGER {_name} {_when} {_refusal}"))  # type: ignore[no-untyped-call]
+AUDIT_GIVEN = "audit given"
+"""Name of the `MetaRow` in which PostgreSQL counts the audit records; SQLite counts by itself."""
+
+SQLITE_AUDIT = [
+    f"CREATE TRIGGER {_name} {_when} BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+    for _name, _when in _APPEND_ONLY.items()
+]
+POSTGRES_AUDIT = [
+    """CREATE FUNCTION audit_refuses() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+       RAISE EXCEPTION 'the audit log is append-only' USING ERRCODE = 'integrity_constraint_violation'; END $$""",
+    """CREATE FUNCTION audit_counts() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+       IF EXISTS (SELECT 1 FROM audit WHERE seq >= NEW.seq) THEN
+         RAISE EXCEPTION 'the audit log is append-only' USING ERRCODE = 'integrity_constraint_violation'; END IF;
+       INSERT INTO meta (name, value) VALUES ('audit given', convert_to(NEW.seq::text, 'UTF8'))
+         ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value;
+       RETURN NEW; END $$""",
+    "CREATE TRIGGER audit_keeps BEFORE UPDATE OR DELETE ON audit FOR EACH ROW EXECUTE FUNCTION audit_refuses()",
+    "CREATE TRIGGER audit_holds BEFORE TRUNCATE ON audit FOR EACH STATEMENT EXECUTE FUNCTION audit_refuses()",
+    "CREATE TRIGGER audit_grows BEFORE INSERT ON audit FOR EACH ROW EXECUTE FUNCTION audit_counts()",
+]
+
+POSTGRES_VACUUM = [
+    f"ALTER TABLE {_table} SET (autovacuum_vacuum_threshold=0, autovacuum_vacuum_scale_factor=0, "
+    "toast.autovacuum_vacuum_threshold=0, toast.autovacuum_vacuum_scale_factor=0)"
+    for _table in ("people", "faces", "templates", "replies")
+]
+"""Deleted rows with something about a person are vacuumed in the server's next round, however few they are."""
+
+for _dialect, _statements in (("sqlite", SQLITE_AUDIT), ("postgresql", [*POSTGRES_AUDIT, *POSTGRES_VACUUM])):
+    for _statement in _statements:
+        _ddl = DDL(_statement).execute_if(dialect=_dialect)  # type: ignore[no-untyped-call]
+        event.listen(Table.metadata, "after_create", _ddl)

@@ -6,7 +6,20 @@ from typing import NamedTuple, TypeVarTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Select, column, delete, exists, func, select
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnElement,
+    Select,
+    String,
+    cast,
+    column,
+    delete,
+    exists,
+    func,
+    literal,
+    select,
+)
 from sqlalchemy.orm import Session, undefer
 
 from service.store.people import not_expired
@@ -58,7 +71,7 @@ def coverage(
     counted = _faces(gallery, select(func.count(FaceRow.id)))
     faces = session.scalar(counted) or 0
     embedded = session.scalar(counted.where(_has_template(model))) or 0
-    waiting = session.scalar(counted.where(~_has_template(model), _has_crop(template, unreadable))) or 0
+    waiting = session.scalar(counted.where(~_has_template(model), _has_crop(session, template, unreadable))) or 0
     return Coverage(faces, embedded, waiting)
 
 
@@ -66,7 +79,9 @@ def waiting_faces(
     session: Session, gallery: CollectionRow, model: str, template: str, *, unreadable: Collection[int], limit: int
 ) -> Sequence[tuple[FaceRow, PersonRow]]:
     """Faces with a crop by the template, but for those that cannot be read, and no vector by the model."""
-    wanted = _faces(gallery, select(FaceRow, PersonRow)).where(~_has_template(model), _has_crop(template, unreadable))
+    wanted = _faces(gallery, select(FaceRow, PersonRow)).where(
+        ~_has_template(model), _has_crop(session, template, unreadable)
+    )
     rows = session.execute(wanted.options(undefer(FaceRow.crop)).order_by(FaceRow.id).limit(limit))
     return [(face, person) for face, person in rows]
 
@@ -104,9 +119,12 @@ def _has_template(model: str) -> ColumnElement[bool]:
     return exists().where(TemplateRow.face_id == FaceRow.id, TemplateRow.model == model)
 
 
-def _has_crop(template: str | None, unreadable: Collection[int]) -> ColumnElement[bool]:
+def _has_crop(session: Session, template: str | None, unreadable: Collection[int]) -> ColumnElement[bool]:
     has = FaceRow.crop.is_not(None) & (FaceRow.crop_template == template)
     if not unreadable:
         return has
-    numbers = func.json_each(json.dumps(list(unreadable))).table_valued(column("value"))  # one parameter, however many
-    return has & FaceRow.id.not_in(select(numbers.c.value))
+    sqlite = session.get_bind().dialect.name == "sqlite"
+    listed = func.json_each if sqlite else func.json_array_elements_text
+    text = json.dumps(list(unreadable))  # one parameter, however many
+    numbers = listed(text if sqlite else cast(literal(text, String), JSON)).table_valued(column("value"))
+    return has & FaceRow.id.not_in(select(cast(numbers.c.value, BigInteger)))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from facemargin.bundle import Bundle
 from facemargin.preprocessing import encode_png
 from service.app import create_app
 from service.settings import Settings
+from service.store import Location
 
 Problem = Callable[..., dict[str, Any]]
 
@@ -55,13 +56,53 @@ class Api(TestClient):
 MakeApi = Callable[..., Api]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests marked `both_databases` on SQLite and on PostgreSQL, but for those marked `sqlite` beside it."""
+    marks = metafunc.definition
+    if marks.get_closest_marker("both_databases") is None or marks.get_closest_marker("sqlite") is not None:
+        return
+    if "database" in metafunc.fixturenames:
+        metafunc.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+
+
 @pytest.fixture
-def make_api(tmp_path: Path, tiny_bundle: Bundle) -> Iterator[MakeApi]:
+def database(request: pytest.FixtureRequest) -> str:
+    """The kind of database that stores are made in: ``sqlite``, or ``postgresql``."""
+    return str(getattr(request, "param", "sqlite"))
+
+
+class MakeLocation(Protocol):
+    """Gives the location of a store by a name: a folder of the test, or a database without rows."""
+
+    def __call__(self, name: str = "store") -> Location: ...
+
+
+@pytest.fixture
+def make_location(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> MakeLocation:
+    """The same name is the same location, throughout a test."""
+    known: dict[str, Location] = {}
+
+    def make(name: str = "store") -> Location:
+        if name not in known:
+            known[name] = tmp_path / name if database == "sqlite" else request.getfixturevalue("make_postgres_store")()
+        return known[name]
+
+    return make
+
+
+@pytest.fixture
+def location(make_location: MakeLocation) -> Location:
+    """Where `make_api` makes its store."""
+    return make_location()
+
+
+@pytest.fixture
+def make_api(location: Location, tiny_bundle: Bundle) -> Iterator[MakeApi]:
     """Starts services; each stops when the test ends, or when its client is closed by `restart`."""
     with ExitStack() as running:
 
         def make(*, bundle: Bundle = tiny_bundle, **settings: Any) -> Api:
-            values = {"bundle": bundle.path, "store": tmp_path / "store", **settings}
+            values = {"bundle": bundle.path, "store": location, **settings}
             return running.enter_context(Api(create_app(Settings(**values))))
 
         yield make

@@ -3,19 +3,22 @@
 import hashlib
 import json
 import re
-import sqlite3
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import URL
+from sqlalchemy.exc import IntegrityError
 
 from service.errors import StoreError
-from service.store import Store
+from service.store import Location, Store
 from service.store.audit import Event, Receipt, check_chain, check_log, records, records_of
-from service.store.database import DATABASE
+
+from .raw_store import execute
+
+pytestmark = pytest.mark.both_databases
 
 PEOPLE = "/v1/collections/staff/people"
 RECEIPT = "facemargin-receipt"
@@ -54,14 +57,14 @@ def test_every_deletion_has_a_receipt_that_the_log_holds(api: Any, vector: Any) 
 
 def test_a_record_can_be_recomputed_by_hand_from_what_is_documented(api: Any) -> None:
     api.delete(f"{PEOPLE}/{api.person()}")
-    with sqlite3.connect(api.service.settings.store / DATABASE) as connection:
-        row = connection.execute(
-            "SELECT seq, at, event, collection, person, face, faces, actor, previous, digest FROM audit"
-        ).fetchone()
-    connection.close()
+    (row,) = execute(
+        api.service.settings.store,
+        "SELECT seq, at, event, collection, person, face, faces, actor, previous, digest FROM audit",
+    )
     seq, at, event, collection, person, face, faces, actor, previous, digest = row
     assert previous == bytes(32)
-    moment = at.replace(" ", "T")[:23] + "Z"
+    written = at if isinstance(at, str) else at.isoformat(" ", "microseconds")
+    moment = written.replace(" ", "T")[:23] + "Z"
     line = json.dumps([seq, moment, event, collection, person, face, faces, actor]).replace(", ", ",")
     assert hashlib.sha256(previous + line.encode()).digest() == digest
 
@@ -95,80 +98,107 @@ def test_a_repeated_deletion_gets_the_same_receipt_and_no_second_record(api: Any
     assert len(log_of(api)) == 1
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE audit SET faces = 7",
-        "UPDATE audit SET person = NULL WHERE seq = 2",
-        "DELETE FROM audit",
-        "DELETE FROM audit WHERE seq = 3",
-        "INSERT OR REPLACE INTO audit SELECT seq, at, 'x', collection, person, face, faces, actor, previous, digest "
-        "FROM audit WHERE seq = 2",
-    ],
+REFUSED = (
+    "UPDATE audit SET faces = 7",
+    "UPDATE audit SET person = NULL WHERE seq = 2",
+    "DELETE FROM audit",
+    "DELETE FROM audit WHERE seq = 3",
+    "INSERT INTO audit SELECT seq, at, 'x', collection, person, face, faces, actor, previous, digest FROM audit "
+    "WHERE seq = 2 ON CONFLICT (seq) DO UPDATE SET event = 'x'",
+    "INSERT INTO audit SELECT 0, at, 'x', collection, person, face, faces, actor, previous, digest FROM audit "
+    "WHERE seq = 2",
 )
-def test_the_database_itself_refuses_to_change_the_log(log: Path, statement: str) -> None:
-    with pytest.raises(sqlite3.IntegrityError, match="append-only"), sqlite3.connect(log / DATABASE) as connection:
-        connection.execute(statement)
-    connection.close()
+
+
+def test_the_database_itself_refuses_to_change_the_log(log: Location) -> None:
+    for statement in REFUSED:
+        with pytest.raises(IntegrityError, match="append-only"):
+            execute(log, statement)
+
+
+def test_no_statement_of_one_database_alone_changes_the_log(log: Location) -> None:
+    (statement,) = (
+        ["TRUNCATE audit"]
+        if isinstance(log, URL)
+        else [
+            "INSERT OR REPLACE INTO audit SELECT seq, at, 'x', collection, person, face, faces, actor, previous, "
+            "digest FROM audit WHERE seq = 2"
+        ]
+    )
+    with pytest.raises(IntegrityError, match="append-only"):
+        execute(log, statement)
 
 
 @pytest.fixture
-def log(api: Any) -> Path:
+def log(api: Any) -> Location:
     """A store whose log has five records."""
     for number in range(5):
         api.delete(f"{PEOPLE}/{api.person(str(number))}")
-    folder: Path = api.service.settings.store
-    return folder
+    location: Location = api.service.settings.store
+    return location
 
 
-def forge(folder: Path, *statements: str) -> None:
-    """What somebody with the file and an editor can do."""
-    with sqlite3.connect(folder / DATABASE) as connection:
-        for trigger in ("audit_keeps", "audit_holds", "audit_grows"):
-            connection.execute(f"DROP TRIGGER {trigger}")
-        for statement in statements:
-            connection.execute(statement)
-    connection.close()
+def forge(location: Location, *statements: str) -> None:
+    """What somebody with the database and an editor can do."""
+    table = " ON audit" if isinstance(location, URL) else ""
+    triggers = ("audit_keeps", "audit_holds", "audit_grows")
+    execute(location, *(f"DROP TRIGGER {trigger}{table}" for trigger in triggers), *statements)
 
 
-def checked(folder: Path, *receipts: str) -> tuple[str, ...]:
-    with Store(folder, create=False) as store, store.read() as session:
+def count_of(location: Location, number: int) -> str:
+    """The statement that lets the database itself believe that it gave this number last."""
+    if isinstance(location, URL):
+        return f"UPDATE meta SET value = convert_to('{number}', 'UTF8') WHERE name = 'audit given'"
+    return f"UPDATE sqlite_sequence SET seq = {number} WHERE name = 'audit'"
+
+
+def checked(location: Location, *receipts: str) -> tuple[str, ...]:
+    with Store(location, create=False) as store, store.read() as session:
         return check_log(session, [Receipt.parse(receipt) for receipt in receipts]).faults
 
 
+CUT_OFF = "the end of the log is missing: 5 records were written, 3 are there"
 FORGERIES = {
     "record 3 was changed": ["UPDATE audit SET actor = 'nobody' WHERE seq = 3"],
     "record 2 was changed": ["UPDATE audit SET at = '2020-01-01 00:00:00.000000' WHERE seq = 2"],
     "record 3 is missing: after 2 comes 4": ["DELETE FROM audit WHERE seq = 3"],
     "record 1 is missing": ["DELETE FROM audit WHERE seq = 1"],
-    "record 4 does not continue": ["UPDATE audit SET previous = zeroblob(32) WHERE seq = 4"],
+    "record 4 does not continue": [
+        "UPDATE audit SET previous = (SELECT previous FROM audit WHERE seq = 1) WHERE seq = 4"
+    ],
     "record 2 does not continue": [
         "UPDATE audit SET seq = 20 WHERE seq = 2",
         "UPDATE audit SET seq = 2 WHERE seq = 3",
         "UPDATE audit SET seq = 3 WHERE seq = 20",
     ],
-    "the end of the log is missing: 5 records were written, 3 are there": ["DELETE FROM audit WHERE seq > 3"],
+    CUT_OFF: ["DELETE FROM audit WHERE seq > 3"],
 }
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("said", FORGERIES)
-def test_what_was_forged_is_found(log: Path, said: str) -> None:
+def test_what_was_forged_is_found(log: Location, said: str) -> None:
     assert checked(log) == ()
     forge(log, *FORGERIES[said])
     assert said in checked(log)[0]
 
 
-def test_a_log_cut_off_and_made_to_look_whole_is_found_by_a_receipt(api: Any, log: Path) -> None:
+def test_an_end_that_was_cut_off_is_found_in_either_database(log: Location) -> None:
+    forge(log, *FORGERIES[CUT_OFF])
+    assert CUT_OFF in checked(log)[0]
+
+
+def test_a_log_cut_off_and_made_to_look_whole_is_found_by_a_receipt(api: Any, log: Location) -> None:
     receipts = [record.receipt for record in log_of(api)]
-    forge(log, "DELETE FROM audit WHERE seq > 3", "UPDATE sqlite_sequence SET seq = 3 WHERE name = 'audit'")
+    forge(log, "DELETE FROM audit WHERE seq > 3", count_of(log, 3))
     assert checked(log) == ()
     assert checked(log, receipts[2]) == ()
     assert "cut off" in checked(log, receipts[4])[0]
 
 
-def test_a_log_written_anew_is_found_by_a_receipt(api: Any, log: Path) -> None:
+def test_a_log_written_anew_is_found_by_a_receipt(api: Any, log: Location) -> None:
     receipt = log_of(api)[4].receipt
-    forge(log, "DELETE FROM audit WHERE seq = 5", "UPDATE sqlite_sequence SET seq = 4 WHERE name = 'audit'")
+    forge(log, "DELETE FROM audit WHERE seq = 5", count_of(log, 4))
     api.delete(f"{PEOPLE}/{api.person('another')}")
     assert checked(log) == ()
     assert "it was rewritten" in checked(log, receipt)[0]

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.both_databases
+
 
 def test_make_get_list_delete(api: Any, problem: Any) -> None:
     made = api.put("/v1/collections/staff")

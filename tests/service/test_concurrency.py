@@ -5,6 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import pytest
+
+pytestmark = pytest.mark.both_databases
 
 
 def test_searches_during_enrolments_and_deletions(api: Any, vector: Any) -> None:
@@ -47,6 +50,7 @@ def test_searches_during_enrolments_and_deletions(api: Any, vector: Any) -> None
             assert [c["person"]["id"] for c in found] == ([person] if step % 3 else [])
 
 
+@pytest.mark.sqlite
 def test_embedding_at_once_gives_what_it_gives_alone(api: Any, crop: Any) -> None:
     def embed(number: int) -> Any:
         answer = api.post("/v1/embeddings", files={"images": crop(number)}, data={"aligned": "true"})

@@ -20,7 +20,7 @@ def threads() -> set[threading.Thread]:
     return set(threading.enumerate())
 
 
-@pytest.mark.parametrize("part", ["tracing_of_environment", "Store", "Gallery", "KeyRing", "Metrics", "Gauges"])
+@pytest.mark.parametrize("part", ["tracing_of_environment", "Store", "open_gallery", "key_ring", "Metrics", "Gauges"])
 def test_a_part_that_cannot_be_made_leaves_none_of_the_others(
     tmp_path: Path, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:

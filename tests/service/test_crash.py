@@ -21,12 +21,15 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+from sqlalchemy import URL
 
 from facemargin.bundle import Bundle
 from service.bench.restart import fill
-from service.store import Store
+from service.store import Location, Store
 from service.store.audit import check_log
-from service.store.database import DATABASE
+from service.store.sqlite import DATABASE
+
+from .raw_store import as_option, execute
 
 CLIENTS = 3
 MASTER = bytes(range(32))
@@ -42,13 +45,13 @@ class Server:
         ready_s: seconds from the start of the process to the first answer that it is ready.
     """
 
-    def __init__(self, bundle: Path, store: Path, master: bytes | None) -> None:
+    def __init__(self, bundle: Path, store: Location, master: bytes | None, *, folder: Path) -> None:
         settings = FAST | ({"MASTER_KEY": b64encode(master).decode()} if master else {})
         environment = {**os.environ, **{f"FACEMARGIN_{name}": value for name, value in settings.items()}}
-        environment |= {"FACEMARGIN_MODELS": str(store / "none"), "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-m", "facemargin", "serve", "--bundle", str(bundle), "--store", str(store)]
+        environment |= {"FACEMARGIN_MODELS": str(folder / "none"), "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-m", "facemargin", "serve", "--bundle", str(bundle), "--store", as_option(store)]
         started = time.monotonic()
-        self.log = store.with_name("stderr.txt")
+        self.log = folder / "stderr.txt"
         with self.log.open("ab") as errors:
             self._process = subprocess.Popen(
                 [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
@@ -195,12 +198,14 @@ class Client:
         return [candidate["person"]["id"] for candidate in answer.json()["candidates"]]
 
 
-def kill_again_and_again(folder: Path, bundle: Bundle, vector: Any, *, kills: int, master: bytes | None) -> list[float]:
+def kill_again_and_again(
+    folder: Path, store: Location, bundle: Bundle, vector: Any, *, kills: int, master: bytes | None
+) -> list[float]:
     """Kill a service at random moments; gives the seconds that each start took."""
-    store, chance, ready = folder / "store", random.Random(kills), list[float]()
+    chance, ready = random.Random(kills), list[float]()
     clients = [Client(number, bundle, vector, random.Random(number)) for number in range(CLIENTS)]
     for kill in range(kills + 1):
-        server = Server(bundle.path, store, master)
+        server = Server(bundle.path, store, master, folder=folder)
         ready.append(server.ready_s)
         try:
             with server.client() as client:
@@ -239,26 +244,57 @@ def run_until_killed(server: Server, clients: list[Client], killer: threading.Ti
         raise failed[0]
 
 
-def check_at_rest(folder: Path, master: bytes | None) -> None:
+def check_at_rest(location: Location, master: bytes | None) -> None:
     """The database is whole and the audit log a chain."""
-    with Store(folder) as store:
+    with Store(location) as store:
         store.unlock(master)
         with store.read() as session:
             assert check_log(session).faults == ()
+    if isinstance(location, URL):
+        check_indexes(location)
+    else:
+        check_file(location)
+
+
+def check_indexes(url: URL) -> None:
+    """The indexes of PostgreSQL hold every row, and no row of a person who is gone is left."""
+    for table, column in (("people", "public_id"), ("faces", "person_id"), ("templates", "face_id"), ("audit", "seq")):
+        question = f"SELECT {column} FROM {table} ORDER BY {column}"
+        by_index = execute(url, "SET LOCAL enable_seqscan = off", "SET LOCAL enable_sort = off", question)
+        assert by_index == execute(
+            url, "SET LOCAL enable_indexscan = off", "SET LOCAL enable_indexonlyscan = off", question
+        )
+    assert execute(url, "SELECT 1 FROM faces WHERE person_id NOT IN (SELECT id FROM people)") == []
+    assert execute(url, "SELECT 1 FROM templates WHERE face_id NOT IN (SELECT id FROM faces)") == []
+
+
+def check_file(folder: Path) -> None:
+    """SQLite's own check of the file."""
     with closing(sqlite3.connect(folder / DATABASE)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
-@pytest.mark.parametrize(("master", "kills"), [(None, 2), (MASTER, 2)], ids=["clear", "encrypted"])
-def test_killed_a_few_times(tmp_path: Path, tiny_bundle: Bundle, vector: Any, master: Any, kills: int) -> None:
-    kill_again_and_again(tmp_path, tiny_bundle, vector, kills=kills, master=master)
+@pytest.mark.parametrize(
+    ("database", "master"),
+    [
+        pytest.param("sqlite", None, id="clear"),
+        pytest.param("sqlite", MASTER, id="encrypted"),
+        pytest.param("postgresql", MASTER, id="postgresql", marks=pytest.mark.slow),
+    ],
+    indirect=["database"],
+)
+def test_killed_a_few_times(tmp_path: Path, location: Location, tiny_bundle: Bundle, vector: Any, master: Any) -> None:
+    kill_again_and_again(tmp_path, location, tiny_bundle, vector, kills=2, master=master)
 
 
 @pytest.mark.slow
+@pytest.mark.both_databases
 @pytest.mark.parametrize("master", [None, MASTER], ids=["clear", "encrypted"])
-def test_killed_a_hundred_times(tmp_path: Path, tiny_bundle: Bundle, vector: Any, master: Any, capsys: Any) -> None:
-    ready = kill_again_and_again(tmp_path, tiny_bundle, vector, kills=50, master=master)
+def test_killed_a_hundred_times(
+    tmp_path: Path, location: Location, tiny_bundle: Bundle, vector: Any, master: Any, capsys: Any
+) -> None:
+    ready = kill_again_and_again(tmp_path, location, tiny_bundle, vector, kills=50, master=master)
     with capsys.disabled():
         print(f"\n{len(ready)} starts, ready after {np.median(ready):.2f} s (median), {max(ready):.2f} s (most)")
     assert max(ready) < 5.0
@@ -281,7 +317,7 @@ def test_ready_in_five_seconds_with_a_hundred_thousand_faces(
 
 def start_and_kill(bundle: Bundle, store: Path, master: bytes | None, *, wait_for_a_snapshot: bool = False) -> float:
     """The seconds until it was ready."""
-    server = Server(bundle.path, store, master)
+    server = Server(bundle.path, store, master, folder=store.parent)
     try:
         until = time.monotonic() + 120
         while wait_for_a_snapshot and not list((store / "snapshots").glob("*.snapshot")):

@@ -15,9 +15,8 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from service.errors import StoreError
-from service.store import Store
-from service.store import database as database_module
-from service.store.database import DATABASE
+from service.store import Store, sqlite
+from service.store.sqlite import DATABASE
 from service.store.tables import MetaRow
 
 PEOPLE = "/v1/collections/staff/people"
@@ -137,8 +136,8 @@ def test_a_snapshot_that_finds_the_disk_full(make_api: Any, small_disk: Path, ve
 def test_a_locked_database(
     make_api: Any, tmp_path: Path, vector: Any, problem: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "_PRAGMAS", (*database_module._PRAGMAS[:-1], "PRAGMA busy_timeout=100"))
-    monkeypatch.setattr(database_module, "_BUSY_MS", 100)
+    monkeypatch.setattr(sqlite, "_PRAGMAS", (*sqlite._PRAGMAS[:-1], "PRAGMA busy_timeout=100"))
+    monkeypatch.setattr(sqlite, "_BUSY_MS", 100)
     api = make_api(housekeeping_seconds=0.1)
     person = api.person()
     face = api.enrol(person, vector(1))["id"]

@@ -20,20 +20,20 @@ from sqlalchemy import delete, select
 
 from service.erasure import erase_collection
 from service.snapshots import SNAPSHOTS
-from service.store import FaceRow, PersonRow, Store, TemplateRow
+from service.store import FaceRow, Location, PersonRow, Store, TemplateRow
 from service.store.audit import Event, check_log, records
-from service.store.database import DATABASE
 from service.store.faces import NewFace, add_face
 from service.store.people import add_collection, add_person, collection
+from service.store.sqlite import DATABASE
 from service.store.tables import FILLER, PAGE_BYTES
+
+from .raw_store import held_in
 
 MASTER = bytes(range(32))
 PEOPLE = "/v1/collections/staff/people"
 WINDOW = 16
-SETTINGS = [
-    pytest.param({}, id="clear"),
-    pytest.param({"master_key": base64.b64encode(MASTER).decode()}, id="encrypted"),
-]
+ENCRYPTED = {"master_key": base64.b64encode(MASTER).decode()}
+SETTINGS = [pytest.param({}, id="clear"), pytest.param(ENCRYPTED, id="encrypted")]
 
 
 def files(folder: Path) -> bytes:
@@ -133,6 +133,39 @@ def test_nothing_of_the_erased_is_in_any_file(
         assert_gone(tmp_path, of_person["faces"] + of_person["person"] + forms(vector(1)) + forms(vector(2)))
     if not settings:
         assert vector(200).tobytes() in files(tmp_path)
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    ("what", "settings"),
+    [
+        ("face", {}),
+        ("person", ENCRYPTED),
+        ("collection", {}),
+        ("expiry", ENCRYPTED),
+        pytest.param("person", {}, marks=pytest.mark.slow),
+        pytest.param("collection", ENCRYPTED, marks=pytest.mark.slow),
+    ],
+)
+def test_nothing_of_the_erased_is_in_any_row_of_postgresql(
+    make_api: Any, vector: Any, location: Location, what: str, settings: dict[str, Any]
+) -> None:
+    """The files of the server are searched in test_postgresql.py."""
+    api = make_api(**settings, housekeeping_seconds=0.2)
+    person = api.person("Ada Lovelace the First")
+    face = api.enrol(person, vector(1))["id"]
+    headers = {"Idempotency-Key": "rename"}
+    assert api.patch(f"{PEOPLE}/{person}", json={"name": "Ada King the Second"}, headers=headers).status_code == 200
+    of_person, of_face = stored(api.service.store, person), stored(api.service.store, person, face)
+    assert all(secret in held_in(location) for secret in of_person["faces"] + of_person["person"])
+    erase(api, what, person, face)
+    within_a_minute(lambda: of_face["faces"][0] not in held_in(location))
+    within_a_minute(lambda: not api.service.writer.unforgotten)
+    held = held_in(location)
+    gone = [*of_face["faces"], *forms(vector(1))] if what == "face" else of_person["faces"] + of_person["person"]
+    assert not [secret for secret in gone if secret in held]
+    assert b"Ada Lovelace the First" not in held
+    assert (b"Ada King the Second" in held) is (what == "face")
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -241,8 +274,9 @@ def test_pages_that_were_merged_hold_no_copies(tmp_path: Path, seed: int) -> Non
     assert set(left) == set(ids[360:])
 
 
-def test_a_large_collection_is_erased_with_a_record_for_everybody(tmp_path: Path, vector: Any) -> None:
-    with Store(tmp_path) as store:
+@pytest.mark.both_databases
+def test_a_large_collection_is_erased_with_a_record_for_everybody(location: Location, vector: Any) -> None:
+    with Store(location) as store:
         store.unlock(MASTER)
         with store.write() as session:
             gallery = add_collection(session, "staff", model="m", dim=32)
@@ -257,6 +291,7 @@ def test_a_large_collection_is_erased_with_a_record_for_everybody(tmp_path: Path
     assert len({one.person for one in log[:-1]}) == 300
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("templates", ["best", "mean"])
 @pytest.mark.parametrize("what", ["face", "person"])
 def test_what_can_no_longer_be_decrypted_can_be_erased(make_api: Any, vector: Any, what: str, templates: str) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.both_databases
+
 
 def enrol_image(api: Any, person: str, image: bytes, **fields: Any) -> Any:
     url = f"/v1/collections/staff/people/{person}/faces"

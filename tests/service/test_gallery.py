@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ from sqlalchemy import select
 
 from facemargin.errors import ModelMismatchError
 from facemargin.index import contents, segmented
-from service.gallery import Change, Entry, Gallery, difference
+from facemargin.index.base import SearchResult
+from service.entries import Entry
+from service.gallery import Change, Hit, difference, nearest_people
+from service.memory_gallery import MemoryGallery
 from service.store import CollectionRow, TemplateRow
 from service.store.snapshot_keys import collections_with_snapshot_key
 
@@ -101,8 +105,8 @@ def test_a_search_waits_for_the_index_of_a_model_that_its_collection_has_moved_t
         before = CollectionRow(id=row.id, name=row.name, model=row.model, dim=row.dim, sequence=row.sequence)
         row.model, row.sequence = "another", row.sequence + 1
         session.flush()
-        shelf = gallery.shelf_for(session, row, None)
-        change = Change(row.id, row.model, row.dim, shelf=shelf, sequence=row.sequence)
+        change = gallery.moved(session, row, None)
+        change.sequence = row.sequence
     assert len(gallery.search(before, vector(1), threshold=0.999, limit=1)) == 1
     with ThreadPoolExecutor(1) as pool:
         searching: Future[Any] = pool.submit(gallery.search, row, vector(2), threshold=0.999, limit=1)
@@ -115,7 +119,7 @@ def test_a_search_waits_for_the_index_of_a_model_that_its_collection_has_moved_t
 
 
 def test_a_search_does_not_wait_for_ever(api: Any, vector: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.gallery._LONGEST_SWAP_S", 0.05)
+    monkeypatch.setattr("service.memory_gallery.LONGEST_SWAP_S", 0.05)
     api.enrol(api.person("Ada"), vector(1))
     with api.service.store.read() as session:
         row = session.scalars(select(CollectionRow)).one()
@@ -166,13 +170,13 @@ def many() -> Any:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def filled(vectors: Any, count: int) -> tuple[Gallery, CollectionRow]:
-    gallery = Gallery(index="segmented", templates="best")
+def filled(vectors: Any, count: int) -> tuple[MemoryGallery, CollectionRow]:
+    gallery = MemoryGallery(index="segmented", templates="best")
     gallery.apply([Change(1, "m", DIM, add=[Entry(i, i, vectors[i]) for i in range(count)])])
     return gallery, CollectionRow(id=1, name="staff", model="m", dim=DIM, sequence=0)
 
 
-def found(gallery: Gallery, row: CollectionRow, vector: Any) -> list[int]:
+def found(gallery: MemoryGallery, row: CollectionRow, vector: Any) -> list[int]:
     return [hit.person for hit in gallery.search(row, vector, threshold=0.999, limit=1)]
 
 
@@ -216,7 +220,7 @@ def test_changes_go_on_while_others_search_and_what_goes_is_found_no_more(
             added = Change(1, "m", DIM, add=[Entry(ROWS + 50, ROWS + 50, many[ROWS + 50])])
             for change in (Change(1, "m", DIM, remove=[5]), added):
                 pool.submit(gallery.apply, [change]).result(5)
-            assert gallery.size(1) == gallery.total == ROWS + 10
+            assert gallery.size(row) == gallery.total == ROWS + 10
         finally:
             go_on.set()
         assert running.result(20) == []
@@ -226,7 +230,7 @@ def test_changes_go_on_while_others_search_and_what_goes_is_found_no_more(
 def test_nobody_is_missed_while_one_entry_takes_the_place_of_another(
     vector: Any, monkeypatch: pytest.MonkeyPatch, index: str
 ) -> None:
-    gallery = Gallery(index=index, templates="mean")
+    gallery = MemoryGallery(index=index, templates="mean")
     row = CollectionRow(id=1, name="staff", model="m", dim=32, sequence=0)
     gallery.apply([Change(1, "m", 32, add=[Entry(7, 7, vector(1))])])
     taken = gallery._shelves[1].index
@@ -264,3 +268,11 @@ def test_a_search_of_an_index_that_is_taken_down_meanwhile_looks_at_the_next_one
     assert len(gallery.search(row, vector(1), threshold=0.999, limit=1)) == 1
     assert gallery._shelves[number] is not shelf
     assert not len(shelf.index)
+
+
+def test_rounding_makes_nobody_more_than_alike() -> None:
+    found = SearchResult(np.array([[1.0001, -np.inf]], dtype=np.float32), np.array([[7, -1]]))
+    index: Any = SimpleNamespace(search=lambda *_: found)
+    query = np.ones(1, dtype=np.float32)
+    hits = nearest_people(index, lambda ids: dict.fromkeys(ids, 3), query, threshold=0.5, limit=1, other_than=None)
+    assert hits == [Hit(3, 7, 1.0)]

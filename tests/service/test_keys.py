@@ -11,6 +11,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from facemargin.cli import main
+from service.store import Location
+
+from .raw_store import as_option
+
+pytestmark = pytest.mark.both_databases
 
 
 class Done(NamedTuple):
@@ -23,9 +28,9 @@ Keys = Callable[..., Done]
 
 
 @pytest.fixture
-def keys(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Keys:
+def keys(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], location: Location) -> Keys:
     def command(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["facemargin", "keys", *arguments, "--store", str(tmp_path / "store")])
+        monkeypatch.setattr(sys, "argv", ["facemargin", "keys", *arguments, "--store", as_option(location)])
         with pytest.raises(SystemExit) as ended:
             main()
         said = capsys.readouterr()
@@ -85,6 +90,7 @@ def test_rotation_prints_a_new_key_and_ends_the_old_one(keys: Keys) -> None:
     assert "not valid any more" in again.stderr
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     ("words", "arguments"),
     [

@@ -8,15 +8,17 @@ import pytest
 
 from service.errors import StoreError
 from service.ledger import Ledger, export_ledger, read_ledger
-from service.store import Store
+from service.store import Location, Store
 from service.store.audit import Erased, Event, append
+
+pytestmark = pytest.mark.both_databases
 
 RECORD = b'{"seq":1,"at":"2026-01-31T09:30:00.000Z"'
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Any:
-    with Store(tmp_path / "store") as opened:
+def store(location: Location) -> Any:
+    with Store(location) as opened:
         opened.unlock(None)
         yield opened
 
@@ -26,6 +28,7 @@ def erase(store: Store, times: int = 1) -> None:
         append(session, [Erased(Event.PERSON, "c", "p")] * times, actor="test")
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("records", [0, 2])
 @pytest.mark.parametrize(
     "content",
@@ -50,12 +53,12 @@ def test_a_file_that_is_no_ledger_is_refused_and_stays_as_it_is(
     assert (tmp_path / "mine").read_bytes() == content
 
 
-def test_the_ledger_of_another_store_keeps_its_torn_end(store: Store, tmp_path: Path) -> None:
+def test_the_ledger_of_another_store_keeps_its_torn_end(store: Store, tmp_path: Path, make_location: Any) -> None:
     erase(store, 2)
     export_ledger(store, tmp_path / "ledger")
     torn = (tmp_path / "ledger").read_bytes()[:-5]
     (tmp_path / "ledger").write_bytes(torn)
-    with Store(tmp_path / "other") as other:
+    with Store(make_location("other")) as other:
         other.unlock(None)
         with pytest.raises(StoreError, match="does not belong"):
             Ledger(tmp_path / "ledger").follow(other)

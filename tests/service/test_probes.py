@@ -63,8 +63,8 @@ def switch(api: Any) -> None:
     def work(session: Any, changes: Any) -> Reply:
         gallery = collection(session, "staff")
         model = api.service.models[gallery.upgrade_model or gallery.previous_model]
-        shelf_for = partial(api.service.gallery.shelf_for, drafted=None)
-        bind(session, changes, gallery, model=model, shelf_for=shelf_for)
+        moved = partial(api.service.gallery.moved, drafted=None)
+        bind(session, changes, gallery, model=model, moved=moved)
         return Reply(200)
 
     with ThreadPoolExecutor(1) as pool:

@@ -134,7 +134,9 @@ class Truth:
         return float(mean @ query / np.linalg.norm(mean))
 
 
-@pytest.mark.parametrize(("index", "mode", "seed"), [("faiss", "best", 1), ("faiss", "mean", 2), ("exact", "mean", 3)])
+@pytest.mark.parametrize(
+    ("index", "mode", "seed"), [("faiss:", "best", 1), ("faiss:", "mean", 2), ("faiss:exact", "mean", 3)]
+)
 def test_after_any_operations_search_agrees_with_brute_force(
     make_api: Any, vector: Any, index: str, mode: str, seed: int
 ) -> None:

@@ -29,7 +29,7 @@ DEBUGGING = (
 )
 PROJECT_KEY = re.compile(r"fm_[0-9a-f]{8}_[A-Za-z0-9_-]{20,}")
 ASSIGNED = re.compile(
-    r"(?i)(api[_-]?key|password|secret|token|master[_-]?key)\w*\s*[:=]\s*['\"]?[A-Za-z0-9+][A-Za-z0-9+/_-]{15,}"
+    r"(?i)(api[_-]?key|password|secret|token|master[_-]?key)\w*[ \t]*[:=][ \t]*['\"]?[A-Za-z0-9+][A-Za-z0-9+/_-]{15,}"
 )
 
 

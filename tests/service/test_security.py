@@ -23,8 +23,8 @@ from service.security import (
 )
 from service.server import demand_key_beyond_loopback
 from service.store import Store
-from service.store.database import DATABASE
-from service.store.keys import KeyLimits, KeyRing, key_state, keys, revoke_key
+from service.store.key_ring import KeyRing, key_ring
+from service.store.keys import KeyLimits, key_state, keys, revoke_key
 from service.store.tables import now
 
 
@@ -50,7 +50,7 @@ class Opened(NamedTuple):
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Opened]:
-    with Store(tmp_path) as store, closing(KeyRing(tmp_path / DATABASE)) as ring:
+    with Store(tmp_path) as store, closing(key_ring(store)) as ring:
         yield Opened(store, ring)
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from service import snapshots as snapshots_module
 from service.erasure import remove_person
-from service.gallery import Change, Gallery, difference
+from service.gallery import Change, difference
+from service.memory_gallery import MemoryGallery
 from service.shelf import ShelfMaker
 from service.snapshots import Block, Label, SnapshotError, Snapshots
 from service.store import CollectionRow, Store
@@ -44,8 +45,8 @@ class Bench:
     def file(self) -> Path:
         return self.folder / "snapshots" / f"{self.collection}.snapshot"
 
-    def new_gallery(self) -> Gallery:
-        return Gallery(index="exact", templates=self.templates, snapshots=self.snapshots)
+    def new_gallery(self) -> MemoryGallery:
+        return MemoryGallery(index="exact", templates=self.templates, snapshots=self.snapshots)
 
     def enrol(self, *, people: int = 1, faces: int = 1) -> list[str]:
         return [self._enrol(faces) for _ in range(people)]
@@ -70,7 +71,7 @@ class Bench:
             changes = [difference(row, self.gallery.entries(session, row, gone), [])]
             remove_person(session, gone)
             self._count(session, row, changes)
-            self.gallery.withdraw(session, changes)
+            self.gallery.prepare(session, changes)
         if follow:
             self.gallery.follow(self.store, changes)
 
@@ -88,12 +89,12 @@ class Bench:
         return contents(gallery, self.collection)
 
     def truth(self) -> Any:
-        gallery = Gallery(index="exact", templates=self.templates)
+        gallery = MemoryGallery(index="exact", templates=self.templates)
         gallery.load(self.store)
         return contents(gallery, self.collection)
 
 
-def contents(gallery: Gallery, collection: int) -> dict[int, tuple[int, bytes]]:
+def contents(gallery: MemoryGallery, collection: int) -> dict[int, tuple[int, bytes]]:
     shelf = gallery._shelves[collection]
     ids = sorted(shelf.people)
     vectors = shelf.index.vectors(np.array(ids, dtype=np.int64))

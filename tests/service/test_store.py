@@ -1,7 +1,6 @@
 """The database: durability settings, versions, one service a store, and nothing left of what was deleted."""
 
 import contextlib
-import sqlite3
 import stat
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from service.errors import StoreError
-from service.store import FaceRow, PersonRow, Store
-from service.store.database import DATABASE
+from service.store import FaceRow, Location, PersonRow, Store
 from service.store.people import add_collection, add_person
+from service.store.sqlite import DATABASE
 from service.store.tables import new_id
 
 
@@ -39,8 +38,9 @@ def test_what_others_could_read_is_closed_at_opening(tmp_path: Path) -> None:
     test_only_the_owner_can_look(tmp_path)
 
 
-def test_a_write_that_raises_is_undone(tmp_path: Path) -> None:
-    with Store(tmp_path) as store:
+@pytest.mark.both_databases
+def test_a_write_that_raises_is_undone(location: Location) -> None:
+    with Store(location) as store:
         with contextlib.suppress(ZeroDivisionError), store.write() as session:
             add_collection(session, "staff", model="m", dim=4)
             assert session.scalar(text("SELECT count(*) FROM collections")) == 1 // 0
@@ -48,19 +48,21 @@ def test_a_write_that_raises_is_undone(tmp_path: Path) -> None:
             assert session.scalar(text("SELECT count(*) FROM collections")) == 0
 
 
-def test_a_face_without_a_person_cannot_be(tmp_path: Path) -> None:
-    with Store(tmp_path) as store, pytest.raises(IntegrityError), store.write() as session:
+@pytest.mark.both_databases
+def test_a_face_without_a_person_cannot_be(location: Location) -> None:
+    with Store(location) as store, pytest.raises(IntegrityError), store.write() as session:
         session.add(FaceRow(person_id=99, source="image", quality=None))
 
 
-def opened(folder: Path) -> Store:
-    store = Store(folder)
+def opened(location: Location) -> Store:
+    store = Store(location)
     store.unlock(None)
     return store
 
 
-def test_row_numbers_are_never_given_again(tmp_path: Path) -> None:
-    with opened(tmp_path) as store, store.write() as session:
+@pytest.mark.both_databases
+def test_row_numbers_are_never_given_again(location: Location) -> None:
+    with opened(location) as store, store.write() as session:
         gallery = add_collection(session, "staff", model="m", dim=4)
         first = add_person(session, gallery, "Ada").id
         session.delete(session.get_one(PersonRow, first))
@@ -82,15 +84,6 @@ def test_a_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
     assert (tmp_path / DATABASE).read_bytes() == content
 
 
-def test_a_store_of_another_version(tmp_path: Path) -> None:
-    Store(tmp_path).close()
-    with sqlite3.connect(tmp_path / DATABASE) as connection:
-        connection.execute("PRAGMA user_version=7")
-    connection.close()
-    with pytest.raises(StoreError, match="version 7; this facemargin works with version 2"):
-        Store(tmp_path)
-
-
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be used"):
@@ -109,6 +102,7 @@ def test_one_service_a_store(tmp_path: Path) -> None:
         second.claim()
 
 
+@pytest.mark.both_databases
 def test_everything_is_there_after_a_restart(make_api: Any, vector: Any) -> None:
     api = make_api()
     person = api.person("Ada")

@@ -8,8 +8,12 @@ import pytest
 
 from facemargin.errors import ConfigError
 from service.errors import StoreError
-from service.store import Store
+from service.store import Location, Store
 from service.store.vault import Vault, parse_master_key, read_master_key
+
+from .raw_store import execute
+
+pytestmark = pytest.mark.both_databases
 
 SECRET, MASTER = bytes(range(32)), bytes(range(32, 64))
 
@@ -92,12 +96,12 @@ def test_what_is_no_master_key_is_refused_and_not_shown(tmp_path: Path, text: st
         read_master_key(tmp_path / "none")
 
 
-def test_a_store_remembers_its_master_key(tmp_path: Path) -> None:
-    with Store(tmp_path) as store:
+def test_a_store_remembers_its_master_key(location: Location) -> None:
+    with Store(location) as store:
         store.unlock(MASTER)
         pseudonym = store.vault.pseudonym("person", "p_1")
-    assert MASTER not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
-    with Store(tmp_path) as store:
+    assert not any(MASTER in value for (value,) in execute(location, "SELECT value FROM meta"))
+    with Store(location) as store:
         for wrong, said in ((None, "is encrypted"), (os.urandom(32), "another master key")):
             with pytest.raises(StoreError, match=said):
                 store.unlock(wrong)
@@ -105,15 +109,15 @@ def test_a_store_remembers_its_master_key(tmp_path: Path) -> None:
         assert store.vault.pseudonym("person", "p_1") == pseudonym
 
 
-def test_a_store_in_the_clear_does_not_take_a_key_silently(tmp_path: Path) -> None:
-    with Store(tmp_path) as store:
+def test_a_store_in_the_clear_does_not_take_a_key_silently(location: Location) -> None:
+    with Store(location) as store:
         store.unlock(None)
         with pytest.raises(StoreError, match="facemargin encryption enable"):
             store.unlock(MASTER)
 
 
-def test_a_store_that_is_not_unlocked_holds_nobody(tmp_path: Path) -> None:
+def test_a_store_that_is_not_unlocked_holds_nobody(location: Location) -> None:
     from service.store.people import add_collection, add_person
 
-    with Store(tmp_path) as store, pytest.raises(StoreError, match="not unlocked"), store.write() as session:
+    with Store(location) as store, pytest.raises(StoreError, match="not unlocked"), store.write() as session:
         add_person(session, add_collection(session, "staff", model="m", dim=4), "Ada")

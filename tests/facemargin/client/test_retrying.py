@@ -62,11 +62,12 @@ def test_no_wait_reaches_the_deadline(left: float, tries: int, asked: float) -> 
 
 
 def test_only_what_may_help_is_tried_again() -> None:
-    for status, type_ in ((500, "internal-error"), (422, "no-face"), (503, "detector-missing"), (409, ""), (502, "")):
+    for status, type_ in ((500, "internal-error"), (422, "no-face"), (503, "detector-missing"), (409, ""), (501, "")):
         failure = problem_from({"status": status, "type": f"urn:facemargin:problem:{type_}"})
         assert not may_help(failure)
         assert Retries().wait(failure, 0, 100) is None
-    assert may_help(problem_from({"status": 503}))
+    for status in (502, 503, 504):
+        assert may_help(problem_from({"status": status}))
     assert may_help(problem_from({"status": 429}))
     assert not may_help(UnexpectedReply("?"))
     assert isinstance(problem_from({"status": 503}), Unavailable)

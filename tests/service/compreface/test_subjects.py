@@ -97,9 +97,9 @@ def test_renaming_to_a_name_that_is_there_merges(
     api.service.close()
     again = make_api(templates=mode, master_key=MASTER_KEY)
     assert [found["subject"] for found in recognize(again, 2, 1, prediction_count=5)] == ["new"]  # from the store alone
-    assert again.service.gallery.size(1) == (3 if mode == "best" else 1)
+    assert again.service.gallery.total == (3 if mode == "best" else 1)
     assert again.delete(f"{URL}/new").json() == {"subject": "new"}
-    assert again.service.gallery.size(1) == 0
+    assert again.service.gallery.total == 0
     with again.service.store.read() as session:
         assert session.query(FaceRow).count() == 0
 
